@@ -1,0 +1,1 @@
+"""How people and programs reach Aureus: REST, the command line, and the documents that describe both."""

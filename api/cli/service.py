@@ -1,0 +1,91 @@
+"""`aureus serve`, `worker` and `version`: running Aureus itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli.failures import ExitCode, Failure
+from api.cli.options import output_of
+from api.cli.output import Output
+from api.cli.profile import demo_logins
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65_535, help="AUREUS_PORT, or 8420, when not given.")] = None,
+    no_projections: Annotated[bool, typer.Option("--no-projections", help="Leave the read models to `aureus worker`.")] = False,
+) -> None:
+    """Serve the API, and keep the read models up to date, until stopped."""
+    from api import server
+
+    out = output_of(context)
+    with _setup_checked():
+        settings = _settings(port)
+        server.serve(settings, run_projections=not no_projections, announce=lambda _services: _announce(settings, out))
+
+
+@app.command()
+def worker() -> None:
+    """Keep the read models up to date beside a server that does not, until stopped."""
+    from api import server
+
+    with _setup_checked():
+        server.work(_settings(None))
+
+
+@app.command()
+def version(context: typer.Context) -> None:
+    """Print the version of this program."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    out = output_of(context)
+    try:
+        number = version_of("aureus")
+    except PackageNotFoundError:
+        number = "not installed"
+    out.json({"version": number}) if out.as_json else out.text(f"aureus {number}")
+
+
+def _settings(port: int | None) -> Settings:
+    from dataclasses import replace
+
+    from infra.settings import Settings
+
+    settings = Settings.from_environment()
+    return replace(settings, port=port) if port else settings
+
+
+@contextmanager
+def _setup_checked() -> Iterator[None]:
+    """A setup that Aureus cannot start with is the person's to mend, not a crash."""
+    from infra.settings import SettingsError
+
+    try:
+        yield
+    except SettingsError as error:
+        raise Failure(ExitCode.USAGE, "settings_invalid", f"{error.field}: {error.rule}", field=error.field, remedy=error.remedy) from error
+
+
+def _announce(settings: Settings, out: Output) -> None:
+    url = f"http://{settings.host}:{settings.port}"
+    logins = [{"login": login.login, "roles": list(login.roles)} for login in demo_logins(settings.home).values()]
+    if out.as_json:
+        return out.json({"url": url, "home": str(settings.home), "demo_logins": logins})
+    out.text(f"Aureus is at {url}, its API described at {url}/docs, its data in {settings.home}.")
+    if logins:
+        out.text(f"Demo logins, with their passwords in {settings.demo_logins_file}:")
+        for login in logins:
+            out.text(f"  {login['login']:<10} {', '.join(login['roles'])}")
+        out.text(f"Become one with `aureus login --demo {logins[0]['login']}`, or for one command with --as.")
+    return None

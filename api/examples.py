@@ -1,0 +1,76 @@
+"""An example of every command that has a route, as the API's description shows it; a test holds each to be valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from domain.kernel import JsonObject
+
+_DATASET: Final = "model.jaffle_shop.customers"
+_STAGED: Final = "model.jaffle_shop.stg_customers"
+_COLUMNS: Final = [
+    {"name": "customer_id", "type": "bigint", "nullable": False, "primary_key": True},
+    {"name": "email", "type": "text", "pii": "high"},
+]
+_PROFILE: Final = {"name": "customers", "description": "One row per customer", "domain": "sales", "pii_level": "high", "jurisdiction": "EU"}
+_ACCESS: Final[dict[str, JsonObject]] = {
+    "access.register_actor": {"actor_id": "agt-cleaner", "kind": "agent", "granted_roles": ["agent"], "owner": "usr-ana"},
+    "access.change_roles": {"actor_id": "usr-ana", "granted_roles": ["analyst", "approver"]},
+    "access.suspend_actor": {"actor_id": "agt-cleaner"},
+    "access.reinstate_actor": {"actor_id": "agt-cleaner"},
+    "access.revoke_api_key": {"actor_id": "agt-cleaner", "key_id": "k1a2b3c4d5e6f708"},
+}
+_APPROVALS: Final[dict[str, JsonObject]] = {
+    "approvals.request_approval": {
+        "approval_id": "apr-7f3a",
+        "description": "Deprecate the customers model",
+        "risk_level": "high",
+        "command": "catalog.deprecate_dataset",
+        "inputs": {"dataset_id": _DATASET, "reason": "Replaced by customers_v2"},
+    },
+    "approvals.approve_request": {"approval_id": "apr-7f3a", "comment": "Checked with finance"},
+    "approvals.reject_request": {"approval_id": "apr-7f3a", "comment": "Finance still reads it"},
+    "approvals.withdraw_request": {"approval_id": "apr-7f3a", "comment": "No longer needed"},
+    "approvals.expire_request": {"approval_id": "apr-7f3a"},
+}
+_BUDGETS: Final[dict[str, JsonObject]] = {
+    "budgets.open_budget": {"budget_id": "eu-lake.ingest", "label": "Ingestion", "currency": "EUR", "limit_minor": 1_000_000},
+    "budgets.fund_budget": {"budget_id": "eu-lake.ingest", "amount_minor": 250_000},
+    "budgets.reserve_funds": {"budget_id": "eu-lake.ingest", "amount_minor": 60_000},
+    "budgets.commit_funds": {
+        "budget_id": "eu-lake.ingest",
+        "reservation_id": "01990000-0000-7000-8000-000000000001",
+        "spent_minor": 41_500,
+    },
+    "budgets.release_funds": {"budget_id": "eu-lake.ingest", "reservation_id": "01990000-0000-7000-8000-000000000001"},
+    "budgets.close_budget": {"budget_id": "eu-lake.ingest"},
+}
+_CATALOG: Final[dict[str, JsonObject]] = {
+    "catalog.register_dataset": {"dataset_id": _DATASET, **_PROFILE, "columns": _COLUMNS, "tags": ["gold"]},
+    "catalog.sync_dataset": {"dataset_id": _DATASET, **_PROFILE, "columns": _COLUMNS, "upstreams": [{"dataset_id": _STAGED}]},
+    "catalog.describe_dataset": {"dataset_id": _DATASET, "description": "One row per customer who has bought once"},
+    "catalog.change_schema": {"dataset_id": _DATASET, "columns": _COLUMNS},
+    "catalog.assign_owner": {"dataset_id": _DATASET, "owner_id": "usr-ana", "role": "steward"},
+    "catalog.remove_owner": {"dataset_id": _DATASET, "owner_id": "usr-ana"},
+    "catalog.record_owner_contact": {"dataset_id": _DATASET, "owner_id": "own-1", "contact_email": "sales-data@example.org"},
+    "catalog.tag_dataset": {"dataset_id": _DATASET, "tags": ["gold", "finance"]},
+    "catalog.record_lineage": {
+        "dataset_id": _DATASET,
+        "upstream": {"dataset_id": _STAGED, "columns": [{"column": "customer_id", "upstream_column": "id"}]},
+    },
+    "catalog.remove_lineage": {"dataset_id": _DATASET, "upstream_id": _STAGED},
+    "catalog.agree_freshness": {"dataset_id": _DATASET, "freshness_sla": "PT24H"},
+    "catalog.record_refresh": {"dataset_id": _DATASET, "refreshed_at": "2026-03-03T14:00:00Z", "row_count": 1_856},
+    "catalog.record_usage": {"dataset_id": _DATASET, "used_by": "agt-cleaner", "query_count": 3},
+    "catalog.record_contract": {"dataset_id": _DATASET, "contract": {"slaProperties": [{"property": "latency", "value": 4, "unit": "d"}]}},
+    "catalog.link_term": {"dataset_id": _DATASET, "column": "customer_id", "term_id": "customer"},
+    "catalog.unlink_term": {"dataset_id": _DATASET, "column": "customer_id", "term_id": "customer"},
+    "catalog.deprecate_dataset": {"dataset_id": _DATASET, "reason": "Replaced", "replaced_by": "model.jaffle_shop.customers_v2"},
+    "catalog.reinstate_dataset": {"dataset_id": _DATASET},
+    "catalog.define_term": {"term_id": "customer", "name": "Customer", "definition": "Whoever has bought once", "synonyms": ["client"]},
+    "catalog.revise_term": {"term_id": "customer", "definition": "Whoever has paid once"},
+}
+EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType({**_ACCESS, **_APPROVALS, **_BUDGETS, **_CATALOG})
+"""A command's fields, those in its path included, by the command's name."""

@@ -1,0 +1,133 @@
+"""Routes by declaration: a command, a view, or a query, each with its authorisation rule and its place in the OpenAPI.
+
+Commands and views are answered straight from the ASGI scope: a request costs the work it asks for, not the
+machinery around it. FastAPI still describes every one of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Final, get_type_hints
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.routing import APIRoute
+from pydantic import create_model
+from starlette.types import Receive, Scope, Send
+
+from api.asking import Answer, CommandAnswer, command_answer, command_endpoint
+from api.errors import ErrorBody, error_response
+from api.reading import Reader, Reading, require_role
+from api.services import Services
+from api.viewing import list_answer, list_endpoint, row_answer, row_endpoint
+from domain.kernel import Command
+from domain.values import Role
+from projections.engine import ReadTable
+
+__all__ = ["PUBLIC", "ContextRouter", "Reader", "Reading"]
+
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+PUBLIC: Final[frozenset[Role]] = frozenset()
+"""The authorisation rule of the few routes that need no identity."""
+
+
+class ContextRouter(APIRouter):
+    """A context's routes."""
+
+    def command(self, path: str, command: type[Command], *, status: int = 200) -> None:
+        """POST a command; path parameters are fields of it, the body holds the others."""
+        in_path = re.findall(r"{(\w+)", path)
+        self._declare(
+            path,
+            "POST",
+            command_endpoint(command, in_path),
+            command_answer(command, status),
+            command.roles,
+            name=command.command_name,
+            summary=_first_line(command),
+            description=f"{inspect.getdoc(command)}\n\nAsked by: {', '.join(sorted(command.roles))}.",
+            status_code=status,
+            response_model=CommandAnswer,
+            responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}, **_ERRORS},
+        )
+
+    def views(
+        self, path: str, read: ReadTable[Any], *, row_id: str | None, roles: frozenset[Role], stream: Callable[[str], str] | None = None
+    ) -> None:
+        """GET a list and, by the path parameter `row_id`, one row. With `stream`, the row's ETag is its stream's version, for If-Match."""
+        label = read.name.replace("_", " ")
+        page = create_model(f"{read.row.__name__}Page", items=(list[read.row], ...), next_cursor=(str | None, None), position=(int, ...))  # type: ignore[name-defined]
+        summary = {"name": f"list_{read.name}", "summary": f"List {label}", "response_model": page, "responses": _ERRORS}
+        self._declare(path, "GET", list_endpoint(read), list_answer(read, roles), roles, **summary)
+        if row_id is None:
+            return
+        described = {"name": f"get_{read.name}", "summary": f"One of the {label} by id", "response_model": read.row, "responses": _ERRORS}
+        self._declare(f"{path}/{{{row_id}}}", "GET", row_endpoint(row_id), row_answer(read, row_id, roles, stream), roles, **described)
+
+    def query(
+        self, path: str, *, roles: frozenset[Role], methods: tuple[str, ...] = ("GET",), **options: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """An ordinary FastAPI endpoint with an authorisation rule; declare a `Reading` parameter to read."""
+
+        def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+            dependencies = [] if roles is PUBLIC or _reads(endpoint) else [Depends(_authorised)]
+            options.setdefault("summary", _first_line(endpoint))
+            options.setdefault("responses", _ERRORS)
+            self.add_api_route(path, endpoint, methods=list(methods), dependencies=dependencies, **options)
+            self.routes[-1].authorisation = roles  # type: ignore[attr-defined]
+            return endpoint
+
+        return register
+
+    def _declare(
+        self, path: str, method: str, endpoint: Callable[..., Any], answer: Answer, roles: frozenset[Role], **options: Any
+    ) -> None:
+        self.add_api_route(path, endpoint, methods=[method], **options)
+        route = self.routes[-1]
+        assert isinstance(route, APIRoute)
+        route.app = Declared(answer)
+        route.authorisation = roles  # type: ignore[attr-defined]
+
+
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    code: {"model": ErrorBody, "description": description}
+    for code, description in {
+        401: "No valid identity",
+        403: "Refused by role or policy",
+        404: "Not there",
+        409: "Refused by a rule, or a conflict",
+        422: "Not a valid request",
+        503: "Not available now",
+    }.items()
+}
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or thing.__name__).splitlines()[0].rstrip(".")
+
+
+def _reads(endpoint: Callable[..., Any]) -> bool:
+    """Whether a `Reading` parameter checks the caller already."""
+    return Reading in get_type_hints(endpoint, include_extras=True).values()
+
+
+async def _authorised(request: Request) -> None:
+    services: Services = request.app.state.services
+    asker = await services.authenticator.authenticate(request.scope["headers"])
+    require_role(asker, request.scope["route"].authorisation)
+
+
+class Declared:
+    """The ASGI application of a declared route."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._answer(scope["app"].state.services, scope, receive)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets the one error body
+            response = error_response(error, scope["state"]["request_id"])
+        response.raw_headers.append(NOSNIFF)
+        await response(scope, receive, send)

@@ -1,0 +1,149 @@
+"""Everything a running Aureus is made of, opened in order and closed in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from api.authentication import Authenticator, lookup_in
+from api.errors import ApiError
+from commands.path import CommandPath
+from domain.contexts import CONTEXTS
+from domain.kernel import Decider
+from infra.blobs import LocalBlobs
+from infra.embedded import EmbeddedPostgres
+from infra.keystore import FileKeystore
+from infra.ledger import Ledger
+from infra.opening import open_ledger
+from infra.passwords import Passwords
+from infra.policy import PolicyEngine
+from infra.policy_bundle import Bundle
+from infra.read_models import create_read_models
+from infra.read_queries import Reads
+from infra.settings import Settings
+from infra.tokens import TokenIssuer
+from projections.engine import Projection
+from streams.runner import Runner
+
+READ_WAIT_SECONDS: Final = 5.0
+DEFAULT_POLICIES: Final = Path(__file__).parent.parent / "policies"
+_POLL_SECONDS: Final = 0.02
+
+
+def deciders() -> tuple[Decider[Any, Any, Any], ...]:
+    """The deciders of every context."""
+    found: list[Decider[Any, Any, Any]] = []
+    for context in CONTEXTS:
+        module = import_module(f"commands.{context}")
+        found.extend(module.DECIDERS if hasattr(module, "DECIDERS") else (module.DECIDER,))
+    return tuple(found)
+
+
+def projections() -> tuple[Projection, ...]:
+    """The projections of every context."""
+    return tuple(import_module(f"projections.{context}").PROJECTION for context in CONTEXTS)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What requests are served with."""
+
+    settings: Settings
+    dsn: str
+    keystore: FileKeystore
+    ledger: Ledger
+    path: CommandPath
+    reads: Reads
+    policy: PolicyEngine
+    blobs: LocalBlobs
+    tokens: TokenIssuer
+    passwords: Passwords
+    authenticator: Authenticator
+    projections: tuple[Projection, ...]
+    runner: Runner | None
+
+    async def wait_for(self, position: int) -> None:
+        """Waits until the read models have reached a position; ApiError 503 when they take too long."""
+        if self.runner is not None:
+            reached = self.runner.position >= position or await self.runner.wait_for(position, READ_WAIT_SECONDS)
+        else:
+            reached = await self._poll_for(position)
+        if not reached:
+            raise ApiError(
+                503,
+                "read_models_behind",
+                f"The read models have not reached position {position} yet.",
+                {"retry-after": "1"},
+                position=position,
+                remedy="Try again in a moment; `aureus projections status` shows whether one has stopped.",
+            )
+
+    async def _poll_for(self, position: int) -> bool:
+        deadline = asyncio.get_running_loop().time() + READ_WAIT_SECONDS
+        while await self.reads.position() < position:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True
+
+
+@asynccontextmanager
+async def open_services(settings: Settings, *, run_projections: bool = True) -> AsyncIterator[Services]:
+    """Starts or adopts PostgreSQL, opens the ledger, the policies and the read models."""
+    async with AsyncExitStack() as stack:
+        dsn = settings.database_url
+        if dsn is None:
+            postgres = EmbeddedPostgres(settings.postgres_dir)
+            dsn = await asyncio.to_thread(postgres.start)
+            stack.push_async_callback(asyncio.to_thread, postgres.stop)
+        keystore = FileKeystore.open(settings.keys_dir)
+        ledger = await open_ledger(dsn, keystore, settings.origin)
+        stack.push_async_callback(ledger.close)
+        all_projections = projections()
+        await create_read_models(dsn, all_projections)
+        reads = Reads(dsn, all_projections)
+        await reads.open()
+        stack.push_async_callback(reads.close)
+        policy = PolicyEngine(Bundle.read(settings.policies or DEFAULT_POLICIES))
+        await policy.start()
+        stack.push_async_callback(policy.close)
+        runner = None
+        if run_projections:
+            runner = Runner(ledger, dsn, all_projections)
+            stack.push_async_callback(_cancelled, asyncio.create_task(runner.run(), name="projections"))
+        passwords = Passwords(dsn)
+        await passwords.open()
+        stack.push_async_callback(passwords.close)
+        tokens = TokenIssuer(keystore.token, ledger.name)
+        yield Services(
+            settings=settings,
+            dsn=dsn,
+            keystore=keystore,
+            ledger=ledger,
+            path=CommandPath(ledger, policy, deciders()),
+            reads=reads,
+            policy=policy,
+            blobs=LocalBlobs(settings.blobs_dir),
+            tokens=tokens,
+            passwords=passwords,
+            authenticator=Authenticator(tokens, lookup_in(reads)),
+            projections=all_projections,
+            runner=runner,
+        )
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

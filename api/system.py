@@ -1,0 +1,183 @@
+"""The ledger and the read models themselves over REST: checkpoint, events, exact bytes to verify, standing, rebuild, health."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+import orjson
+from fastapi import Query, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from api.errors import ApiError
+from api.reading import Reading
+from api.routing import PUBLIC, ContextRouter
+from domain.kernel import JsonObject
+from domain.values import PEOPLE, Role
+from infra.checkpoint import verifier_key
+from infra.envelope import entry_bytes
+from infra.keystore import key_id
+from infra.rebuild import Rebuilt, rebuild
+from projections.engine import Projection, ProjectionError
+
+router = ContextRouter(tags=["ledger"])
+READERS: Final = PEOPLE
+VERIFIERS: Final = frozenset({Role.AUDITOR, Role.ADMIN})
+OPERATORS: Final = frozenset({Role.ADMIN})
+After = Annotated[int, Query(ge=0, description="Only events after this position.")]
+Limit = Annotated[int, Query(ge=1, le=5_000, description="At most this many.")]
+
+
+class LedgerEvents(BaseModel):
+    """Events of the caller's tenant in order of position; `next_after` continues, `size` is where the ledger ends."""
+
+    items: list[dict[str, Any]]
+    next_after: int
+    size: int
+
+
+class ProjectionStanding(BaseModel):
+    """Where a projection stands, how many events it lacks, and why it stopped if it did."""
+
+    name: str
+    version: int
+    position: int
+    lag_events: int
+    stopped: str | None
+    tables: list[str]
+
+
+class Standings(BaseModel):
+    """All projections."""
+
+    items: list[ProjectionStanding]
+    size: int
+
+
+@router.query("/healthz", roles=PUBLIC, tags=["health"])
+async def healthy() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
+
+
+@router.query("/readyz", roles=PUBLIC, tags=["health"])
+async def ready(request: Request) -> Response:
+    """Whether commands and reads would be answered now: the database, the policies, the read models."""
+    services = request.app.state.services
+    head = await services.ledger.refresh()
+    stopped = services.runner.stopped if services.runner else {}
+    reached = await services.reads.position()
+    if reached > head.size:
+        # The ledger cannot shrink: somebody cut its end off, or restored it without its read models.
+        stopped = {**stopped, "ledger": f"it ends at {head.size}, before the read models' position {reached}: verify it"}
+    body = {
+        "status": "degraded" if stopped else "ready",
+        "size": head.size,
+        "read_position": reached,
+        "stopped": stopped,
+    }
+    return JSONResponse(body, 503 if stopped else 200)
+
+
+@router.query("/v1/ledger/checkpoint", roles=PUBLIC, response_class=PlainTextResponse)
+async def checkpoint(request: Request, size: Annotated[int | None, Query(ge=1)] = None) -> PlainTextResponse:
+    """The latest signed checkpoint (C2SP tlog-checkpoint), or the one of exactly `size` events."""
+    note = await request.app.state.services.ledger.store.note(size)
+    if note is None:
+        raise ApiError(
+            404, "checkpoint_not_found", f"No checkpoint was signed at size {size}.", field="size", remedy="Leave it out for the latest."
+        )
+    return PlainTextResponse(note.decode())
+
+
+@router.query("/v1/ledger/keys", roles=PUBLIC)
+async def keys(request: Request) -> JsonObject:
+    """The ledger's name and the keys to verify it with; take the root key from elsewhere if you do not trust this server."""
+    services = request.app.state.services
+    log = services.keystore.log.public
+    return {
+        "ledger": services.ledger.name,
+        "root_key_id": key_id(services.keystore.root.public),
+        "log_verifier_key": verifier_key(services.ledger.name, log),
+    }
+
+
+@router.query("/v1/ledger/events", roles=READERS, response_model=LedgerEvents)
+async def events(reader: Reading, after: After = 0, limit: Limit = 100, tail: Annotated[bool, Query()] = False) -> LedgerEvents:
+    """The event log as it is signed; `tail=true` answers the last `limit` events."""
+    ledger = reader.services.ledger
+    size = (await ledger.refresh()).size
+    start = max(after, size - limit) if tail else after
+    stored = await ledger.entries(start, limit)
+    items = [{"position": event.position, **orjson.loads(event.body)} for event in stored if event.tenant == reader.asker.tenant]
+    return LedgerEvents(items=items, next_after=stored[-1].position if stored else start, size=size)
+
+
+@router.query("/v1/ledger/entries", roles=VERIFIERS)
+async def entries(reader: Reading, after: After = 0, limit: Limit = 1_000) -> JsonObject:
+    """The tree's entries, byte for byte in base64: what a verifier needs, and all it should believe."""
+    stored = await reader.services.ledger.entries(after, limit)
+    return {"after": after, "entries": [base64.b64encode(entry_bytes(event.body, event.signatures)).decode() for event in stored]}
+
+
+@router.query("/v1/projections", roles=READERS, response_model=Standings, tags=["projections"])
+async def standings(reader: Reading) -> Standings:
+    """Where each projection stands."""
+    services = reader.services
+    size = (await services.ledger.refresh()).size
+    rows = await services.reads.fetch("SELECT name, version, position, stopped FROM projections.positions ORDER BY name", ())
+    tables = {projection.name: [read.name for read in projection.tables] for projection in services.projections}
+    items = [
+        ProjectionStanding(
+            name=name, version=version, position=position, lag_events=size - position, stopped=stopped, tables=tables.get(name, [])
+        )
+        for name, version, position, stopped in rows
+    ]
+    return Standings(items=items, size=size)
+
+
+@router.query("/v1/projections/{name}/rebuild", roles=OPERATORS, methods=("POST",), tags=["projections"])
+async def rebuild_projection(
+    reader: Reading, name: str, swap: Annotated[bool, Query()] = True, accept_changes: Annotated[bool, Query()] = False
+) -> StreamingResponse:
+    """Build a projection again beside the live one, compare digests, and swap it in.
+
+    Answers JSON lines: {"phase", "done", "total"} as it goes, then {"done": {...}}. Without `swap` it only compares.
+    A build that differs is swapped in only with `accept_changes`.
+    """
+    found = next((projection for projection in reader.services.projections if projection.name == name), None)
+    if found is None:
+        known = ", ".join(projection.name for projection in reader.services.projections)
+        raise ApiError(404, "projection_not_found", f"There is no projection {name!r}.", field="name", remedy=f"Use one of {known}.")
+    lines = _rebuilding(reader.services.dsn, found, swap=swap, accept_changes=accept_changes)
+    return StreamingResponse(lines, media_type="application/x-ndjson")
+
+
+async def _rebuilding(dsn: str, projection: Projection, *, swap: bool, accept_changes: bool) -> AsyncIterator[bytes]:
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def progress(phase: str, done: int, total: int) -> None:
+        await lines.put(orjson.dumps({"phase": phase, "done": done, "total": total}) + b"\n")
+
+    async def work() -> None:
+        try:
+            built: Rebuilt = await rebuild(dsn, projection, swap=swap, accept_changes=accept_changes, progress=progress)
+            await lines.put(orjson.dumps({"done": {**_shape(built), "equal": built.equal}}) + b"\n")
+        except ProjectionError as error:
+            await lines.put(orjson.dumps({"error": {"code": "projection_failed", "message": str(error)}}) + b"\n")
+        finally:
+            await lines.put(None)
+
+    task = asyncio.create_task(work())
+    try:
+        while (line := await lines.get()) is not None:
+            yield line
+    finally:
+        await task
+
+
+def _shape(built: Rebuilt) -> JsonObject:
+    return {"projection": built.projection, "position": built.position, "live": built.live, "built": built.built, "swapped": built.swapped}

@@ -1,0 +1,1 @@
+"""What may be asked, who may ask it, and when the answer is yes."""

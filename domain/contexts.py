@@ -1,0 +1,9 @@
+"""The contexts Aureus governs, by name: the one list a new context is added to.
+
+Each name stands for one module per folder: `domain.<name>` (events, state), `commands.<name>` (DECIDER),
+`projections.<name>` (PROJECTION), `api.<name>` (router) and `api.cli.<name>` (app).
+"""
+
+from typing import Final
+
+CONTEXTS: Final = ("access", "catalog", "approvals", "budgets", "evidence")

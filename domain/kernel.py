@@ -1,0 +1,264 @@
+"""The words every context speaks: event, command, refusal, decider, and the recorded fact with its envelope."""
+
+from __future__ import annotations
+
+import hashlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Generic, Self, TypeVar
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from domain.values import ActorKind, Personal, Role
+
+JsonObject = dict[str, Any]
+
+
+class Refused(Exception):
+    """A decision's no: a stable code, a sentence for people, and the facts that led to it.
+
+    `facts` are JSON values. By convention `field` names the input at fault and `remedy` says what would help.
+    """
+
+    def __init__(self, code: str, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.facts: JsonObject = facts
+
+
+def require(condition: bool, code: str, message: str, **facts: Any) -> None:
+    """Refuse with `code` unless `condition` holds."""
+    if not condition:
+        raise Refused(code, message, **facts)
+
+
+class UnknownEvent(Exception):
+    """The store holds an event this code has no class for; a reader must stop, never skip."""
+
+
+class Event(BaseModel):
+    """Something that happened, named in the past tense: `class FundsReserved(Event, name="budgets.funds_reserved")`.
+
+    A changed shape takes a new `schema`, an `upcast` from every older one, and a golden sample.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_name: ClassVar[str] = ""
+    schema_version: ClassVar[int] = 1
+    personal: ClassVar[Mapping[str, Personal]] = types.MappingProxyType({})
+
+    def __init_subclass__(cls, *, name: str, schema: int = 1, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, name: str, schema: int = 1, **kwargs: Any) -> None:  # type: ignore[override]
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.event_name = name
+        cls.schema_version = schema
+        cls.personal = types.MappingProxyType(dict(_personal_fields(cls)))
+        EVENTS.add(cls)
+
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """The data of an older schema in today's shape. Source: the class that changed the shape."""
+        raise UnknownEvent(f"{cls.event_name} has no upcast from schema {schema} to {cls.schema_version}")
+
+    @classmethod
+    def load(cls, data: JsonObject, schema: int) -> Self:
+        """The event from its stored data, upcast first when it was written under an older schema."""
+        if schema != cls.schema_version:
+            data = cls.upcast(data, schema)
+        event: Self = cls.__pydantic_validator__.validate_python(data)  # `model_validate` without its options: every event comes by
+        return event
+
+    def told(self) -> JsonObject:
+        """Its data without personal fields: what may be told, remembered and shown."""
+        data: JsonObject = self.__pydantic_serializer__.to_python(self, mode="json", exclude_none=True, exclude=set(self.personal) or None)
+        return data
+
+    def dump(self) -> JsonObject:
+        """Its data as JSON values; absent optionals are left out, so a new optional field changes no old bytes."""
+        data: JsonObject = self.__pydantic_serializer__.to_python(self, mode="json", exclude_none=True)
+        return data
+
+
+def _personal_fields(cls: type[BaseModel]) -> list[tuple[str, Personal]]:
+    found = []
+    for name, info in cls.model_fields.items():
+        for mark in info.metadata:
+            if not isinstance(mark, Personal):
+                continue
+            if mark.subject not in cls.model_fields:
+                raise TypeError(f"{cls.__name__}.{name}: Personal names subject field {mark.subject!r}, which is not there")
+            if info.is_required() or info.default is not None:
+                raise TypeError(f"{cls.__name__}.{name}: a personal field must default to None, for it may be withheld")
+            found.append((name, mark))
+    return found
+
+
+class EventRegistry:
+    """Every event class by its stable name."""
+
+    def __init__(self) -> None:
+        self._classes: dict[str, type[Event]] = {}
+
+    def add(self, cls: type[Event]) -> None:
+        known = self._classes.get(cls.event_name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise TypeError(f"two events are named {cls.event_name!r}: {known.__qualname__} and {cls.__qualname__}")
+        self._classes[cls.event_name] = cls
+
+    def __iter__(self) -> typing.Iterator[type[Event]]:
+        return iter(sorted(self._classes.values(), key=lambda cls: cls.event_name))
+
+    def find(self, name: str) -> type[Event] | None:
+        return self._classes.get(name)
+
+    def load(self, name: str, schema: int, data: JsonObject) -> Event:
+        """The typed event of a stored one; raises UnknownEvent rather than guess."""
+        cls = self._classes.get(name)
+        if cls is None:
+            raise UnknownEvent(f"no event is named {name!r} in this version of Aureus")
+        return cls.load(data, schema)
+
+
+EVENTS: Final = EventRegistry()
+
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Generic[E_co]):
+    """An event as the ledger holds it: the fact, and who recorded it, when, where and as a result of what."""
+
+    position: int
+    tenant: str
+    stream: str
+    version: int
+    id: UUID
+    at: datetime
+    actor: str
+    correlation: UUID
+    causation: UUID | None
+    event: E_co
+    leaf: bytes = b""
+
+    @property
+    def entity(self) -> str:
+        """The entity's own id: the stream's name after its category (`budget:eu-lake` -> `eu-lake`)."""
+        return self.stream.partition(":")[2]
+
+    @property
+    def at_text(self) -> str:
+        return timestamp(self.at)
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC with six digits: text order is time order."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def command_digest(command_name: str, intent: JsonObject) -> str:
+    """SHA-256, in hex, over the canonical JSON of a command's name and intent."""
+    return hashlib.sha256(orjson.dumps({"command": command_name, "intent": intent}, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class Command(BaseModel):
+    """Something asked, in the imperative; it is its own request body.
+
+    `roles` says who may ask at all; policies decide the rest.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command_name: ClassVar[str] = ""
+    roles: ClassVar[frozenset[Role]] = frozenset()
+    personal: ClassVar[Mapping[str, Personal]] = types.MappingProxyType({})
+
+    def __init_subclass__(cls, *, name: str, roles: frozenset[Role], **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, name: str, roles: frozenset[Role], **kwargs: Any) -> None:  # type: ignore[override]
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.command_name = name
+        cls.roles = roles
+        cls.personal = types.MappingProxyType(dict(_personal_fields(cls)))
+
+    def intent(self) -> JsonObject:
+        """What is asked, as the ledger may keep it: personal fields are left out."""
+        data: JsonObject = self.__pydantic_serializer__.to_python(self, mode="json", exclude_none=True, exclude=set(self.personal) or None)
+        return data
+
+    def digest(self) -> str:
+        """SHA-256 over the command's name and canonical JSON; an approval is bound to it."""
+        return command_digest(self.command_name, self.intent())
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks: an opaque id in one tenant, with the roles held at that moment."""
+
+    actor: str
+    tenant: str
+    roles: frozenset[Role]
+    kind: ActorKind = ActorKind.PERSON
+    owner: str | None = None
+    """The person who answers for an agent or a service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The circumstances of a command, as `decide` may know them: nobody looks at a clock in there."""
+
+    by: Asker
+    at: datetime
+    action_id: UUID
+
+
+S = TypeVar("S")
+C = TypeVar("C", bound=Command)
+E = TypeVar("E", bound=Event)
+
+
+def _no_facts(_state: Any, _command: Any) -> JsonObject:
+    return {}
+
+
+@dataclass(frozen=True)
+class Decider(Generic[S, C, E]):
+    """A context's rules in three pure functions: what follows from a command, what an event changes, what policies see.
+
+    `entity(command)` names the stream's entity; `facts(state, command)` are the attributes policies may judge
+    (JSON values that classify - a domain, a PII level, an amount - never free text, so equal cases decide alike).
+    """
+
+    context: str
+    category: str
+    initial: S
+    evolve: Callable[[S, E], S]
+    decide: Callable[[S, C, Asked], Sequence[E]]
+    commands: tuple[type[C], ...]
+    events: tuple[type[E], ...]
+    entity: Callable[[C], str]
+    facts: Callable[[S, C], JsonObject] = field(default=_no_facts)
+
+    def stream(self, command: C) -> str:
+        return f"{self.category}:{self.entity(command)}"
+
+    def replay(self, events: typing.Iterable[E], state: S | None = None) -> S:
+        """The state that a history leads to, from `state` or from nothing."""
+        current = self.initial if state is None else state
+        for event in events:
+            current = self.evolve(current, event)
+        return current
+
+
+AnyDecider = Annotated[Decider[Any, Any, Any], "a decider whose state and messages are its own business"]

@@ -1,0 +1,168 @@
+"""Where bytes too large for the ledger are kept: under their SHA-256, so that nobody can swap them unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+CHUNK_BYTES: Final = 256 * 1024
+MAX_BLOB_BYTES: Final = 64 * 1024 * 1024
+_LEFTOVER_SECONDS: Final = 3600
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobTooLarge(Exception):
+    """More bytes came than the store takes as one blob; nothing of them was kept."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"A blob holds at most {limit_bytes} bytes; split it, or store it elsewhere and register its hash.")
+        self.limit_bytes = limit_bytes
+
+
+class BlobMissing(Exception):
+    """No bytes are kept under this hash."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"No blob {sha256} is kept here; restore it from a backup of the blob store.")
+        self.sha256 = sha256
+
+
+class BlobTampered(Exception):
+    """The bytes kept under this hash are not the bytes that were put there."""
+
+    def __init__(self, sha256: str, found: str) -> None:
+        super().__init__(f"Blob {sha256} now hashes to {found}: it was changed where it is kept; put the original again to mend it.")
+        self.sha256 = sha256
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes that are kept: their hash and how many they are."""
+
+    sha256: str
+    size_bytes: int
+
+
+class BlobStore(Protocol):
+    """Keeps bytes under their hash."""
+
+    async def put(self, chunks: AsyncIterable[bytes]) -> Blob:
+        """Keeps the bytes durably before it returns, or keeps none of them. Raises BlobTooLarge."""
+
+    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+        """The bytes, every one of them verified before the first is given out. Raises BlobMissing, BlobTampered."""
+
+
+class LocalBlobs:
+    """Blobs in a folder of this machine: `<root>/<first two digits>/<sha256>`, private to the account that runs Aureus.
+
+    A blob is written aside, synced and then renamed, so a crash leaves a whole blob or none; what it leaves aside is
+    never read, and is swept away when it is an hour old.
+    """
+
+    def __init__(self, root: Path, max_bytes: int = MAX_BLOB_BYTES) -> None:
+        self._root = root
+        self._aside = root / "incoming"
+        self._max_bytes = max_bytes
+        for folder in (root, self._aside):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+        self._sweep()
+
+    async def put(self, chunks: AsyncIterable[bytes]) -> Blob:
+        digest, size_bytes, waiting = hashlib.sha256(), 0, bytearray()
+        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._aside)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                async for chunk in chunks:
+                    size_bytes += len(chunk)
+                    if size_bytes > self._max_bytes:
+                        raise BlobTooLarge(self._max_bytes)
+                    waiting += chunk
+                    if len(waiting) >= CHUNK_BYTES:
+                        await asyncio.to_thread(_write, file, digest, bytes(waiting))
+                        waiting.clear()
+                await asyncio.to_thread(_write, file, digest, bytes(waiting))
+                await asyncio.to_thread(self._keep, file, Path(name), digest.hexdigest())
+        except BaseException:
+            _discard(Path(name))
+            raise
+        return Blob(digest.hexdigest(), size_bytes)
+
+    async def read(self, sha256: str) -> AsyncIterator[bytes]:
+        file = await asyncio.to_thread(self._open_verified, sha256)
+        return _chunks(file)
+
+    def _path(self, sha256: str) -> Path:
+        if not _SHA256.fullmatch(sha256):
+            raise BlobMissing(sha256)
+        return self._root / sha256[:2] / sha256
+
+    def _keep(self, file: BinaryIO, aside: Path, sha256: str) -> None:
+        """Gives the finished file its name. It replaces one that is there: equal bytes, or tampered ones that it mends."""
+        file.flush()
+        os.fsync(file.fileno())
+        final = self._path(sha256)
+        final.parent.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(self._root)
+        aside.replace(final)
+        _sync_folder(final.parent)
+
+    def _open_verified(self, sha256: str) -> BinaryIO:
+        """The file, read through once: it is given out from the descriptor that was verified, not opened again by name."""
+        try:
+            file = self._path(sha256).open("rb")
+        except FileNotFoundError:
+            raise BlobMissing(sha256) from None
+        try:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise BlobTampered(sha256, found)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _sweep(self) -> None:
+        oldest = time.time() - _LEFTOVER_SECONDS
+        for leftover in self._aside.iterdir():
+            with suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < oldest:
+                    leftover.unlink()
+
+
+def _write(file: BinaryIO, digest: hashlib._Hash, chunk: bytes) -> None:
+    digest.update(chunk)
+    file.write(chunk)
+
+
+def _discard(aside: Path) -> None:
+    aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is durable once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        file.close()

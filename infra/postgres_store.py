@@ -1,0 +1,278 @@
+"""The ledger's home: PostgreSQL, one round trip and one flush to disk per batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from domain.ledger import LedgerUnavailable
+from infra.merkle import Frontier
+from infra.raw_append import RawConnection
+from infra.sealing import Batch, Head, StreamHead, StreamKey
+from infra.settings import SettingsError
+from infra.store import HeadMoved, StoredEvent, StreamTaken
+from infra.vault import Vault
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+APPLICATION_ROLE: Final = "aureus_app"
+SCHEMA_LOCK: Final = 7_283_641
+RECONNECT_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 1.0
+
+_READ_STREAM: Final = """
+    SELECT position, tenant, stream, version, type, body, signatures, leaf FROM ledger.events
+    WHERE tenant = %s AND stream = %s AND version > %s ORDER BY version
+"""
+_READ: Final = """
+    SELECT position, tenant, stream, version, type, body, signatures, leaf FROM ledger.events
+    WHERE position > %s AND position <= %s ORDER BY position
+"""
+_HEADS: Final = """
+    SELECT wanted.tenant, wanted.stream, last.version, encode(last.leaf, 'hex')
+    FROM unnest(%b::text[], %b::text[]) AS wanted(tenant, stream)
+    CROSS JOIN LATERAL (
+        SELECT version, leaf FROM ledger.events
+        WHERE tenant = wanted.tenant AND stream = wanted.stream ORDER BY version DESC LIMIT 1
+    ) AS last
+"""
+
+
+async def create_schema(dsn: str) -> None:
+    """Creates what is missing, as the database's owner, and the role the application works under.
+
+    Raises SettingsError when the database cannot be reached, or its user may not do that.
+    """
+    try:
+        await _create_schema(dsn)
+    except errors.InsufficientPrivilege as error:
+        raise SettingsError(
+            "DATABASE_URL",
+            f"its user may not set the ledger up: {error.diag.message_primary}.",
+            f"Let a superuser run: CREATE ROLE {APPLICATION_ROLE} NOLOGIN; GRANT {APPLICATION_ROLE} TO <user> WITH ADMIN OPTION; "
+            "GRANT CREATE ON DATABASE <name> TO <user>;",
+        ) from error
+    except psycopg.OperationalError as error:
+        raise SettingsError(
+            "DATABASE_URL", f"the database cannot be reached: {error}.", "Check the address, the password and the server."
+        ) from error
+
+
+async def _create_schema(dsn: str) -> None:
+    schema = (Path(__file__).parent / "schema.sql").read_text()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection, connection.transaction():
+        # Roles belong to the whole server: two databases set up at once would race for the same one.
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
+        known = await (await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (APPLICATION_ROLE,))).fetchone()
+        if known is None:
+            try:
+                async with connection.transaction():
+                    await connection.execute(f"CREATE ROLE {APPLICATION_ROLE} NOLOGIN")
+            except (errors.DuplicateObject, errors.UniqueViolation):
+                pass
+        member = await (await connection.execute("SELECT pg_has_role(current_user, %s, 'MEMBER')", (APPLICATION_ROLE,))).fetchone()
+        if not (member and member[0]):
+            await connection.execute(f"GRANT {APPLICATION_ROLE} TO CURRENT_USER")
+        await connection.execute(schema)
+        await connection.execute(
+            f"""
+            GRANT USAGE ON SCHEMA ledger, vault TO {APPLICATION_ROLE};
+            GRANT SELECT, INSERT ON ledger.events, ledger.checkpoints, ledger.requests TO {APPLICATION_ROLE};
+            GRANT SELECT, INSERT, UPDATE ON ledger.head TO {APPLICATION_ROLE};
+            GRANT SELECT, INSERT, DELETE ON vault.keys, vault.disclosures TO {APPLICATION_ROLE};
+            """
+        )
+
+
+async def _as_application(connection: Connection) -> None:
+    await connection.execute(f"SET ROLE {APPLICATION_ROLE}")
+
+
+class PostgresStore:
+    """Implements `infra.store.Store` on PostgreSQL 15 or later."""
+
+    def __init__(self, dsn: str, vault: Vault) -> None:
+        self.dsn = dsn
+        self._vault = vault
+        self._writer: RawConnection | None = None
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            dsn, open=False, min_size=1, max_size=8, timeout=10, kwargs={"autocommit": True}, configure=_as_application
+        )
+
+    async def open(self) -> None:
+        await self._pool.open(wait=True, timeout=10)
+
+    async def close(self) -> None:
+        if self._writer is not None:
+            await self._writer.connection.close()
+        await self._pool.close()
+
+    # -- writing
+
+    async def commit(self, batch: Batch) -> None:
+        disclosures: list[tuple[Any, ...]] | None = None
+        deadline = asyncio.get_running_loop().time() + RECONNECT_SECONDS
+        lost: psycopg.OperationalError | None = None
+        while True:
+            try:
+                if disclosures is None:
+                    disclosures = await self._vault.seal(self._pool, batch.events.disclosures)
+                await self._insert(batch, disclosures)
+                return
+            except HeadMoved:
+                # After a lost connection it may be ourselves who moved it: what was sent there could still arrive.
+                if lost is None or not await self._landed(batch, lost, deadline):
+                    raise
+                return
+            except errors.UniqueViolation as error:
+                raise StreamTaken(error.diag.constraint_name or "") from error
+            except errors.DiskFull as error:
+                raise LedgerUnavailable("disk_full", "The ledger's disk is full.", "Free space on the database's volume.") from error
+            except psycopg.OperationalError as error:
+                lost = error
+                if await self._landed(batch, error, deadline):
+                    return
+                if asyncio.get_running_loop().time() > deadline:
+                    raise LedgerUnavailable("ledger_refused", f"The database does not take it: {error}", "See its log.") from error
+                await asyncio.sleep(RETRY_SECONDS)
+            except (psycopg.InternalError, psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+                # Said by a live connection about a transaction of its own: nothing of it was written.
+                raise LedgerUnavailable("ledger_refused", f"The database does not take it: {error}", "See its log.") from error
+
+    async def _insert(self, batch: Batch, disclosures: list[tuple[Any, ...]]) -> None:
+        writer = self._writer if self._writer is not None and not self._writer.connection.closed else await self._connect()
+        if not batch.events.remembered and not disclosures:
+            # A statement on its own is a transaction on its own: one round trip.
+            if not await writer.append(batch):
+                raise HeadMoved
+            return
+        connection = writer.connection
+        async with connection.transaction():
+            if not await writer.append(batch):
+                raise HeadMoved
+            async with connection.pipeline():
+                for tenant, remember, first in batch.events.remembered:
+                    row = (tenant, remember.key, remember.digest, remember.answer(first))
+                    await connection.execute("INSERT INTO ledger.requests VALUES (%s, %s, %s, %s)", row)
+                for disclosure in disclosures:
+                    await connection.execute("INSERT INTO vault.disclosures VALUES (%s, %s, %s, %s, %s, %s)", disclosure)
+
+    async def _connect(self) -> RawConnection:
+        # psycopg must prepare nothing here: after a rollback it drops every prepared statement, ours included.
+        connection = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, connect_timeout=5, prepare_threshold=None)
+        await _as_application(connection)
+        self._writer = RawConnection(connection)
+        await self._writer.prepare()
+        return self._writer
+
+    async def _landed(self, batch: Batch, error: psycopg.OperationalError, deadline: float) -> bool:
+        """After a broken connection: True when the batch is in the log, False when it surely is not and may be sent again.
+
+        Locking the head waits for whatever the lost connection still had under way, so the answer is final.
+        """
+        loop = asyncio.get_running_loop()
+        if self._writer is not None:
+            await self._writer.connection.close()
+        while True:
+            try:
+                connection = (await self._connect()).connection
+                async with connection.transaction():
+                    row = await (await connection.execute("SELECT size, root FROM ledger.head FOR UPDATE")).fetchone()
+                    assert row is not None
+                    if (row[0], row[1]) == (batch.before.size, batch.before.root):
+                        return False
+                    last = "SELECT leaf FROM ledger.events WHERE position = %s"
+                    leaf = await (await connection.execute(last, (batch.after.size,))).fetchone()
+                    if leaf is not None and leaf[0] == batch.events.leaves[-1]:
+                        return True
+                    raise HeadMoved
+            except psycopg.OperationalError:
+                if loop.time() > deadline:
+                    raise LedgerUnavailable(
+                        "ledger_unreachable",
+                        "The database did not come back in time, so it is not known whether the command was recorded.",
+                        "Send it again with the same Idempotency-Key.",
+                    ) from error
+                await asyncio.sleep(0.1)
+
+    async def create_head(self, origin: str, at: datetime) -> None:
+        """Marks where an empty log ends, once; afterwards its origin never changes."""
+        nothing = Frontier()
+        async with self._pool.connection() as connection:
+            await connection.execute(
+                "INSERT INTO ledger.head (origin, size, root, frontier, note, at) VALUES (%s, 0, %s, '', '', %s) ON CONFLICT DO NOTHING",
+                (origin, nothing.root(), at),
+            )
+
+    # -- reading
+
+    async def _fetch(self, query: str, arguments: tuple[Any, ...]) -> list[TupleRow]:
+        deadline = asyncio.get_running_loop().time() + RECONNECT_SECONDS
+        while True:
+            try:
+                async with self._pool.connection() as connection:
+                    return await (await connection.execute(query, arguments, binary=True)).fetchall()
+            except (psycopg.OperationalError, PoolTimeout) as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise LedgerUnavailable("ledger_unreachable", "The database does not answer.", "Try again in a moment.") from error
+                await asyncio.sleep(0.1)
+
+    async def origin(self) -> str | None:
+        rows = await self._fetch("SELECT origin FROM ledger.head", ())
+        return rows[0][0] if rows else None
+
+    async def head(self) -> Head | None:
+        rows = await self._fetch("SELECT size, root, frontier, note, at FROM ledger.head", ())
+        if not rows:
+            return None
+        size, root, frontier, note, at = rows[0]
+        return Head(Frontier.load(size, frontier), root, note, at)
+
+    async def stream_heads(self, keys: Iterable[StreamKey]) -> dict[StreamKey, StreamHead]:
+        wanted = list(keys)
+        rows = await self._fetch(_HEADS, ([tenant for tenant, _ in wanted], [stream for _, stream in wanted]))
+        return {(tenant, stream): (version, leaf) for tenant, stream, version, leaf in rows}
+
+    async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[StoredEvent]:
+        return [StoredEvent(*row) for row in await self._fetch(_READ_STREAM, (tenant, stream, after_version))]
+
+    async def read(self, after_position: int, limit: int) -> list[StoredEvent]:
+        return [StoredEvent(*row) for row in await self._fetch(_READ, (after_position, after_position + limit))]
+
+    async def remembered(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
+        rows = await self._fetch("SELECT digest, answer FROM ledger.requests WHERE tenant = %s AND key = %s", (tenant, key))
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    async def position_at(self, moment: datetime) -> int:
+        rows = await self._fetch("SELECT ledger.position_at(%s)", (moment,))
+        return int(rows[0][0])
+
+    async def note(self, size: int | None = None) -> bytes | None:
+        if size is None:
+            rows = await self._fetch("SELECT note FROM ledger.head WHERE size > 0", ())
+        else:
+            rows = await self._fetch("SELECT note FROM ledger.checkpoints WHERE size = %s", (size,))
+        return rows[0][0] if rows else None
+
+    async def appended(self) -> AsyncIterator[int]:
+        """NOTIFY wakes it; polling makes up for a lost connection, which is simply opened again."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
+                    await connection.execute("LISTEN ledger")
+                    while True:
+                        row = await (await connection.execute("SELECT size FROM ledger.head")).fetchone()
+                        yield row[0] if row else 0
+                        async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                            pass
+            except psycopg.OperationalError:
+                await asyncio.sleep(POLL_SECONDS / 4)

@@ -1,0 +1,139 @@
+"""The append's one statement, sent as PostgreSQL's own binary arrays: no adaptation per value, no cursor per batch."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.rows import TupleRow
+
+from infra.sealing import Batch
+
+STATEMENT: Final = b"aureus_append"
+_SQL: Final = b"SELECT ledger.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+_INT8, _BYTEA, _TEXT, _TIMESTAMPTZ = 20, 17, 25, 1184
+_INT8_ARRAY, _BYTEA_ARRAY, _TEXT_ARRAY = 1016, 1001, 1009
+_TYPES: Final = (
+    *(_INT8, _BYTEA, _INT8, _BYTEA, _BYTEA, _BYTEA, _TIMESTAMPTZ),
+    *(_TEXT_ARRAY, _TEXT_ARRAY, _INT8_ARRAY, _TEXT_ARRAY, _BYTEA_ARRAY, _BYTEA_ARRAY, _BYTEA_ARRAY),
+)
+_BINARY: Final = [pq.Format.BINARY] * len(_TYPES)
+_LENGTH: Final = struct.Struct("!i").pack
+_BIGINT: Final = struct.Struct("!q").pack
+_HEADER: Final = struct.Struct("!iiIii").pack
+_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+Connection = psycopg.AsyncConnection[TupleRow]
+
+
+def _array(oid: int, items: Sequence[bytes]) -> bytes:
+    """A one-dimensional array without NULLs in PostgreSQL's binary format."""
+    parts = [_HEADER(1, 0, oid, len(items), 1)]
+    for item in items:
+        parts.append(_LENGTH(len(item)))
+        parts.append(item)
+    return b"".join(parts)
+
+
+def _texts(items: Sequence[str]) -> bytes:
+    return _array(_TEXT, [item.encode() for item in items])
+
+
+def _microseconds(moment: datetime) -> int:
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def parameters(batch: Batch) -> list[bytes]:
+    """The arguments of ledger.append, in its order."""
+    events = batch.events
+    return [
+        _BIGINT(batch.before.size),
+        batch.before.root,
+        _BIGINT(batch.after.size),
+        batch.after.root,
+        batch.after.frontier.dump(),
+        batch.after.note,
+        _BIGINT(_microseconds(batch.after.at)),
+        _texts(events.tenants),
+        _texts(events.streams),
+        _array(_INT8, [_BIGINT(version) for version in events.versions]),
+        _texts(events.types),
+        _array(_BYTEA, events.bodies),
+        _array(_BYTEA, events.signatures),
+        _array(_BYTEA, events.leaves),
+    ]
+
+
+class RawConnection:
+    """A connection that waits for one result at a time, with its socket watched for as long as it lives."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._pgconn = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._pgconn.socket
+        self._done: asyncio.Future[None] | None = None
+
+    async def prepare(self) -> None:
+        """Prepares the statement; once per connection."""
+        async with self.connection.lock:
+            self._pgconn.send_prepare(STATEMENT, _SQL, _TYPES)
+            await self._result()
+
+    async def append(self, batch: Batch) -> bool:
+        """Runs the append, as a transaction of its own unless one is open; False when the head has moved.
+
+        Raises psycopg's errors.
+        """
+        async with self.connection.lock:
+            self._pgconn.send_query_prepared(STATEMENT, parameters(batch), _BINARY, pq.Format.BINARY)
+            result = await self._result()
+        return result.get_value(0, 0) == b"\x01"
+
+    async def _result(self) -> pq.abc.PGresult:
+        """Sends what is left to send, waits without blocking the loop, and takes the one result."""
+        self._done = self._loop.create_future()
+        self._loop.add_reader(self._socket, self._read)
+        if self._pgconn.flush():
+            self._loop.add_writer(self._socket, self._write)
+        try:
+            await self._done
+        finally:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        result = self._pgconn.get_result()
+        if result is None:
+            raise psycopg.OperationalError("the connection gave no result")
+        while self._pgconn.get_result() is not None:
+            pass
+        if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            raise errors.error_from_result(result)
+        return result
+
+    def _settle(self, error: BaseException | None = None) -> None:
+        if self._done is None or self._done.done():
+            return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)
+
+    def _write(self) -> None:
+        try:
+            if not self._pgconn.flush():
+                self._loop.remove_writer(self._socket)
+        except psycopg.OperationalError as error:
+            self._settle(error)
+
+    def _read(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            if not self._pgconn.is_busy():
+                self._settle()
+        except psycopg.OperationalError as error:
+            self._settle(error)

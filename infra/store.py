@@ -1,0 +1,61 @@
+"""What the ledger asks of a store: keep sealed batches in order, and read them back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from infra.sealing import Batch, Head, StreamHead, StreamKey
+
+
+class HeadMoved(Exception):
+    """Another writer appended first: nothing of the batch was written."""
+
+
+class StreamTaken(Exception):
+    """A (tenant, stream, version) or an idempotency key in the batch exists already: nothing of it was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event's exact bytes and where they stand."""
+
+    position: int
+    tenant: str
+    stream: str
+    version: int
+    type: str
+    body: bytes
+    signatures: bytes
+    leaf: bytes
+
+
+class Store(Protocol):
+    """Kept by PostgreSQL, or by memory in unit tests; both pass the same tests."""
+
+    async def head(self) -> Head | None: ...
+
+    async def commit(self, batch: Batch) -> None:
+        """All of the batch, durably, or an exception: HeadMoved, StreamTaken or LedgerUnavailable."""
+
+    async def stream_heads(self, keys: Iterable[StreamKey]) -> dict[StreamKey, StreamHead]: ...
+
+    async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[StoredEvent]: ...
+
+    async def read(self, after_position: int, limit: int) -> list[StoredEvent]: ...
+
+    async def remembered(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
+        """(digest of the request, answer) of an idempotency key."""
+
+    async def position_at(self, moment: datetime) -> int:
+        """The last position recorded at or before a moment; 0 when there is none."""
+
+    async def note(self, size: int | None = None) -> bytes | None:
+        """The signed checkpoint of exactly `size` events, or the latest."""
+
+    def appended(self) -> AsyncIterator[int]:
+        """Yields the log's size now and whenever it may have grown; survives the loss of its connection."""
+
+    async def close(self) -> None: ...

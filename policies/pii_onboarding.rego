@@ -1,0 +1,20 @@
+# Data that holds much about people enters the catalogue, or is classified so or no longer so, only with a second pair of
+# eyes; it matters what an action changes, not what it is called, so a nightly sync that changes nothing of it passes.
+package aureus
+
+import rego.v1
+
+pii_onboarding(question) := [finding |
+	question.facts.pii_level == "high"
+	"pii_level" in changed(question)
+	finding := {
+		"policy": "pii_onboarding",
+		"outcome": "require_approval",
+		"reason": "The dataset is or was classified as holding much personal data (PII level high).",
+		"approver_roles": ["admin", "approver"],
+		"quorum": 1,
+	}
+]
+
+# The attributes an action changes; of an action that does not say, all it knows.
+changed(question) := object.keys(object.get(question.facts, "becomes", question.facts))

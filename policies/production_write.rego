@@ -1,0 +1,16 @@
+# Agents may report on production data, never change what the catalogue says of it, whatever else would allow it.
+package aureus
+
+import rego.v1
+
+production_write(question) := [finding |
+	question.actor.kind == "agent"
+	question.facts.environment == "production"
+	context_of(question.action) == "catalog"
+	not question.action in data.bank.agents.actions
+	finding := {
+		"policy": "production_write",
+		"outcome": "block",
+		"reason": "An agent may not change the catalogue of production data.",
+	}
+]

@@ -1,0 +1,1 @@
+"""What people read: tables folded from the ledger, each row with its whole history."""

@@ -1,0 +1,1 @@
+"""How events travel from the ledger to the read models."""

@@ -1,0 +1,305 @@
+"""One realistic sample of every event, and the bytes of a small ledger: what was shipped once must be read for ever.
+
+`python -m tests.golden` adds what is missing and never rewrites what is there. To change what nobody has in a ledger
+yet, delete the file first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+from api.services import deciders, projections
+from domain import access, actions, approvals, budgets, catalog, evidence, foreign, keys
+from domain.kernel import EVENTS, Event, JsonObject
+from domain.ledger import Append, StreamWrite
+from domain.values import ActorKind, Role
+from infra.envelope import entry_bytes
+from infra.keystore import FileKeystore
+from infra.opening import open_memory_ledger
+
+GOLDEN = Path(__file__).parent / "golden"
+EVENT_SAMPLES = GOLDEN / "events"
+SCHEMAS = GOLDEN / "schemas.json"
+WIRE = GOLDEN / "wire"
+
+AT = datetime(2026, 3, 3, 14, 0, tzinfo=UTC)
+LATER = datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
+ACTION = "01990000-0000-7000-8000-000000000001"
+APPROVAL = "apr-7f3a"
+CUSTOMERS = "model.jaffle_shop.customers"
+SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+KEY = "vjSIFuLNB8PIkq6FKvrEdH0UYkMdDVB0TK8nQnYEYws="
+SIGNATURE = "mHX9Rr1Gr1p1uZ8pXrY0uJ1Z3rH2m5a9a8qGQbJm0vQ8O3eT2dXr5c1kYw4l7b6n0sU9i2o3p4q5r6s7t8u9Cw=="
+
+
+def _access() -> Iterator[Event]:
+    yield access.ActorRegistered(actor_id="agt-cleaner", kind=ActorKind.AGENT, roles=(Role.AGENT,), owner="usr-ana", display_name="Cleaner")
+    yield access.RolesChanged(actor_id="usr-ana", roles=(Role.ANALYST, Role.APPROVER))
+    yield access.ActorSuspended(actor_id="usr-ana")
+    yield access.ActorReinstated(actor_id="usr-ana")
+    yield access.ApiKeyIssued(actor_id="agt-cleaner", key_id="k1a2b3c4", label="nightly", secret_sha256=SHA, expires_at=LATER)
+    yield access.ApiKeyRevoked(actor_id="agt-cleaner", key_id="k1a2b3c4")
+
+
+def _actions() -> Iterator[Event]:
+    intent = actions.Intent(
+        command="catalog.deprecate_dataset",
+        digest=SHA,
+        stream=f"dataset:{CUSTOMERS}",
+        seen_version=4,
+        roles=(Role.ANALYST,),
+        kind=ActorKind.PERSON,
+        inputs={"dataset_id": CUSTOMERS, "reason": "Ersetzt durch customers_v2"},
+        reason="Zweite Fassung ist geprüft",
+    )
+    results = (actions.PolicyResult(policy="catalog.pii", outcome="require_approval", reason="high PII"),)
+    output = actions.Output(type="catalog.dataset_deprecated", stream=f"dataset:{CUSTOMERS}", version=5)
+    yield actions.ActionAllowed(
+        intent=intent, policy_version="1.4.0", policy_results=results, outputs=(output,), artifacts=(SHA,), approval_id=APPROVAL
+    )
+    yield actions.ActionBlocked(
+        intent=intent,
+        policy_version="1.4.0",
+        policy_results=results,
+        code="dataset_deprecated",
+        message="The dataset is deprecated already.",
+        facts={"field": "dataset_id", "remedy": "Nothing is left to do."},
+        artifacts=(SHA,),
+    )
+    yield actions.ActionParked(
+        intent=intent,
+        policy_version="1.4.0",
+        policy_results=results,
+        approval_id=APPROVAL,
+        approver_roles=(Role.APPROVER,),
+        quorum=2,
+        artifacts=(SHA,),
+    )
+
+
+def _approvals() -> Iterator[Event]:
+    yield approvals.ApprovalRequested(
+        approval_id=APPROVAL,
+        type="action",
+        description="Deprecate the customers model",
+        risk_level="high",
+        requester="agt-cleaner",
+        requester_owner="usr-ana",
+        action_digest=SHA,
+        command="catalog.deprecate_dataset",
+        inputs={"dataset_id": CUSTOMERS},
+        stream=f"dataset:{CUSTOMERS}",
+        policy_version="1.4.0",
+        approver_roles=(Role.APPROVER,),
+        quorum=2,
+        expires_at=LATER,
+    )
+    yield approvals.ApproverAgreed(approval_id=APPROVAL, approver="usr-app", roles=(Role.APPROVER,), comment="Checked with finance")
+    yield approvals.ApprovalGranted(approval_id=APPROVAL, approvers=("usr-app", "usr-adm"))
+    yield approvals.ApprovalRejected(approval_id=APPROVAL, approver="usr-app", roles=(Role.APPROVER,), comment="Still read by finance")
+    yield approvals.ApprovalWithdrawn(approval_id=APPROVAL, comment="No longer needed")
+    yield approvals.ApprovalExpired(approval_id=APPROVAL)
+    yield approvals.ApprovalUsed(approval_id=APPROVAL, action_id=ACTION, action_digest=SHA)
+
+
+def _budgets() -> Iterator[Event]:
+    path = ("eu-lake.ingest", "eu-lake")
+    yield budgets.BudgetOpened(
+        budget_id="eu-lake",
+        label="Läke of the EU",
+        currency="EUR",
+        limit_minor=1_000_000,
+        thresholds_percent=(80, 100),
+        starts_at=AT,
+        ends_at=LATER,
+    )
+    yield budgets.BudgetFunded(budget_id="eu-lake", amount_minor=500_000, limit_minor=1_500_000)
+    yield budgets.FundsReserved(budget_id="eu-lake.ingest", reservation_id="res-1", amount_minor=60_000, path=path)
+    yield budgets.FundsCommitted(budget_id="eu-lake.ingest", reservation_id="res-1", spent_minor=41_500, returned_minor=18_500, path=path)
+    yield budgets.FundsReleased(budget_id="eu-lake.ingest", reservation_id="res-2", amount_minor=10_000, path=path)
+    yield budgets.ThresholdReached(budget_id="eu-lake", threshold_percent=80, used_minor=801_000, limit_minor=1_000_000)
+    yield budgets.BudgetClosed(budget_id="eu-lake.ingest")
+
+
+def _catalog() -> Iterator[Event]:
+    profile = catalog.Profile(
+        name="customers",
+        description="One row per customer",
+        domain="sales",
+        pii_level=catalog.PiiLevel.HIGH,
+        jurisdiction=catalog.Jurisdiction.EU,
+        environment=catalog.Environment.PRODUCTION,
+    )
+    column = catalog.ColumnSpec(
+        name="customer_id",
+        type="bigint",
+        description="The customer's number",
+        nullable=False,
+        unique=True,
+        primary_key=True,
+        pii=catalog.PiiLevel.LOW,
+        classification="internal",
+    )
+    lineage = catalog.ColumnLineage(column="customer_id", upstream_column="id")
+    upstream = catalog.Upstream(dataset_id="model.jaffle_shop.stg_customers", columns=(lineage,))
+    contract: JsonObject = {"apiVersion": "v3.0.2", "slaProperties": [{"property": "latency", "value": 4, "unit": "d"}]}
+    yield catalog.DatasetRegistered(dataset_id=CUSTOMERS, profile=profile)
+    yield catalog.DatasetDescribed(dataset_id=CUSTOMERS, profile=profile)
+    yield catalog.SchemaChanged(
+        dataset_id=CUSTOMERS,
+        revision=2,
+        columns=(column,),
+        added=("customer_id",),
+        removed=("id",),
+        changed=(catalog.ColumnChange(column="customer_id", attributes=("type", "nullable")),),
+    )
+    yield catalog.OwnerAssigned(dataset_id=CUSTOMERS, owner_id="usr-ana", role="steward")
+    yield catalog.OwnerRemoved(dataset_id=CUSTOMERS, owner_id="usr-ana")
+    yield catalog.OwnerContactRecorded(dataset_id=CUSTOMERS, owner_id="own-1", contact_name="Ana", contact_email="ana@example.org")
+    yield catalog.TagsChanged(dataset_id=CUSTOMERS, tags=("finance", "gold"))
+    yield catalog.LineageRecorded(dataset_id=CUSTOMERS, upstream=upstream)
+    yield catalog.LineageRemoved(dataset_id=CUSTOMERS, upstream_id="model.jaffle_shop.stg_customers")
+    yield catalog.FreshnessAgreed(dataset_id=CUSTOMERS, freshness_sla="P1DT12H")
+    yield catalog.DatasetRefreshed(dataset_id=CUSTOMERS, refreshed_at=AT, row_count=1_856)
+    yield catalog.UsageRecorded(dataset_id=CUSTOMERS, used_by="agt-cleaner", query_count=3)
+    yield catalog.ContractRecorded(dataset_id=CUSTOMERS, contract=contract)
+    yield catalog.TermLinked(dataset_id=CUSTOMERS, column="customer_id", term_id="customer")
+    yield catalog.TermUnlinked(dataset_id=CUSTOMERS, column="customer_id", term_id="customer")
+    yield catalog.DatasetDeprecated(dataset_id=CUSTOMERS, reason="Replaced", replaced_by="model.jaffle_shop.customers_v2")
+    yield catalog.DatasetReinstated(dataset_id=CUSTOMERS)
+    yield catalog.TermDefined(term_id="customer", name="Customer", definition="Whoever has bought once", synonyms=("client", "Kunde"))
+    yield catalog.TermRevised(term_id="customer", name="Customer", definition="Whoever has paid once", synonyms=("client",))
+
+
+def _others() -> Iterator[Event]:
+    yield evidence.ArtifactRegistered(
+        sha256=SHA, size_bytes=18_211, media_type="application/json", name="run_results.json", kind="test_result", passed=41, failed=1
+    )
+    yield foreign.EventStored(
+        originator_id="6b8e1c5e-3c1b-4a52-8a3e-6a4f3f0f4a11",
+        originator_kind="uuid",
+        originator_version=1,
+        topic="kennel.domain:Dog.Registered",
+        state="eyJuYW1lIjoiRmlkbyJ9",
+    )
+    yield keys.KeyAdded(key_id=SHA, algorithm="ed25519", role="service", custody="server", public=KEY, proof=SIGNATURE)
+
+
+def samples() -> dict[str, Event]:
+    """One sample of every event, by name, with every field filled in."""
+    built = (*_access(), *_actions(), *_approvals(), *_budgets(), *_catalog(), *_others())
+    return {event.event_name: event for event in built}
+
+
+def event_classes() -> list[type[Event]]:
+    """Every event that ships: those of the domain, not those that a test makes up."""
+    deciders()  # loads every context
+    projections()
+    return [event for event in EVENTS if event.__module__.partition(".")[0] == "domain"]
+
+
+def key_of(event: type[Event]) -> str:
+    return f"{event.event_name}.v{event.schema_version}"
+
+
+def shape(event: type[Event]) -> JsonObject:
+    """What makes two schemas the same to a reader: the JSON schema without its prose, and which fields are personal."""
+    return {**_without_prose(event.model_json_schema()), "personal": {name: mark.subject for name, mark in event.personal.items()}}
+
+
+def _without_prose(schema: Any, *, names: bool = False) -> Any:
+    if isinstance(schema, dict):
+        return {
+            key: _without_prose(value, names=key in {"properties", "$defs"})
+            for key, value in sorted(schema.items())
+            if names or key not in {"title", "description"}
+        }
+    return [_without_prose(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def stored_shapes() -> dict[str, JsonObject]:
+    shapes: dict[str, JsonObject] = json.loads(SCHEMAS.read_text()) if SCHEMAS.exists() else {}
+    return shapes
+
+
+# -- a ledger that comes out the same every time
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What others verify: entries in order, and the checkpoint over them."""
+
+    entries: tuple[bytes, ...]
+    checkpoint: bytes
+
+    @classmethod
+    def read(cls, folder: Path) -> Wire:
+        return cls(tuple((folder / "entries.jsonl").read_bytes().splitlines()), (folder / "checkpoint.txt").read_bytes())
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "entries.jsonl").write_bytes(b"\n".join(self.entries) + b"\n")
+        (folder / "checkpoint.txt").write_bytes(self.checkpoint)
+
+
+@contextmanager
+def _no_chance() -> Iterator[None]:
+    """Clock and randomness that come out the same every time."""
+    draws, ticks = count(), count(int(AT.timestamp()) * 1_000_000_000, 1_000_000)
+    with (
+        patch.object(os, "urandom", lambda length: next(draws).to_bytes(4, "big").rjust(length, b"\x07")[-length:]),
+        patch.object(time, "time_ns", lambda: next(ticks)),
+    ):
+        yield
+
+
+async def wire() -> Wire:
+    """The bytes of a ledger with fixed keys, times and ids: its founding, one fact, and one fact with personal data."""
+    given = samples()
+    seeds = iter(bytes([number]) * 32 for number in range(1, 100))
+    with TemporaryDirectory() as folder, _no_chance():
+        keystore = FileKeystore.open(Path(folder) / "keys", seed=lambda: next(seeds))
+        ledger = await open_memory_ledger(keystore, "aureus.example/golden", lambda: AT)
+        for stream, name in (("budget:eu-lake", "budgets.budget_opened"), ("actor:agt-cleaner", "access.actor_registered")):
+            writes = (StreamWrite(stream, 0, (given[name],)),)
+            correlation = UUID(ACTION)
+            await ledger.append(Append("acme", "usr-ana", writes, correlation, causation=correlation))
+        rows = await ledger.entries(0, 100)
+        note = await ledger.store.note()
+        await ledger.close()
+    assert note is not None
+    return Wire(tuple(entry_bytes(row.body, row.signatures) for row in rows), note)
+
+
+def main() -> None:
+    """Adds what is missing."""
+    EVENT_SAMPLES.mkdir(parents=True, exist_ok=True)
+    given, shapes = samples(), stored_shapes()
+    for event in event_classes():
+        key = key_of(event)
+        path = EVENT_SAMPLES / f"{key}.json"
+        if not path.exists():
+            path.write_text(json.dumps(given[event.event_name].told(), indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+            sys.stdout.write(f"added {path.name}\n")
+        shapes.setdefault(key, shape(event))
+    SCHEMAS.write_text(json.dumps(shapes, indent=1, sort_keys=True) + "\n")
+    if not WIRE.exists():
+        asyncio.run(wire()).write(WIRE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What is written from the code is what the code says: the catalogue of events, the OpenAPI document, the command line's reference."""
+
+from __future__ import annotations
+
+import difflib
+import json
+
+import pytest
+
+from api.examples import EXAMPLES
+from api.reference import COMMAND, DOCS, GENERATED
+from tests.test_house import api_routes, commands
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_generated_files_are_what_the_code_says(name: str) -> None:
+    path = DOCS / name
+    written = path.read_text(encoding="utf-8") if path.exists() else ""
+    wanted = GENERATED[name]()
+    difference = list(difflib.unified_diff(written.splitlines(), wanted.splitlines(), f"docs/{name}", "the code", lineterm="", n=1))
+    assert not difference, f"run: {COMMAND}\n" + "\n".join(difference[:60])
+
+
+def test_they_come_out_the_same_every_time() -> None:
+    assert all(render() == render() for render in GENERATED.values())
+
+
+def test_every_operation_is_described_and_has_its_own_id() -> None:
+    document = json.loads(GENERATED["openapi.json"]())
+    operations = [
+        (f"{method.upper()} {path}", operation) for path, methods in document["paths"].items() for method, operation in methods.items()
+    ]
+    ids = [operation["operationId"] for _, operation in operations]
+    assert [where for where, operation in operations if not operation.get("summary") or not operation.get("tags")] == []
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_every_command_with_a_route_has_a_valid_example_and_no_other() -> None:
+    routed = {route.name for route in api_routes()}
+    known = {command.command_name: command for command in commands() if command.command_name in routed}
+    assert set(EXAMPLES) == set(known), "api/examples.py holds one example for each command that has a route"
+    for name, example in EXAMPLES.items():
+        assert known[name].model_validate_json(json.dumps(example)).command_name == name
+
+
+def test_the_openapi_document_shows_the_examples() -> None:
+    document = json.loads(GENERATED["openapi.json"]())
+    operation = document["paths"]["/v1/budgets/{budget_id}/reserve"]["post"]
+    assert operation["requestBody"]["content"]["application/json"]["schema"]["examples"] == [{"amount_minor": 60_000}]
+    assert operation["parameters"][0]["schema"]["examples"] == ["eu-lake.ingest"]

@@ -1,0 +1,175 @@
+"""The house's own invariants (docs/adr): every route has a rule, every command a route, every event a reader or a reason."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from pkgutil import iter_modules
+
+import pytest
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute, Route
+
+import domain
+from api.app import create_app
+from api.reference import UNREAD
+from api.routing import PUBLIC
+from api.services import deciders, projections
+from domain.kernel import Command, Event
+from domain.values import Role
+from projections.engine import unread_events
+from tests.golden import event_classes
+
+ROOT = Path(__file__).parent.parent
+
+PUBLIC_PATHS = {
+    "GET /healthz": "a supervisor asks whether the process lives",
+    "GET /readyz": "a load balancer asks whether to send requests",
+    "POST /v1/auth/token": "whoever logs in has no token yet",
+    "GET /v1/auth/keys": "others verify our tokens with it",
+    "GET /v1/ledger/checkpoint": "who checks that we change nothing must not need our leave; it tells a size and a hash",
+    "GET /v1/ledger/keys": "what a checkpoint is verified with",
+    "GET /": "the console's page: it holds nobody's data, and logs in through the API",
+    "GET /console/{name}": "the console's scripts and styles",
+    "GET /docs": "the API's reference, the same for everybody",
+    "GET /docs/{name}": "the reference's scripts and styles",
+}
+DESCRIPTION_PATHS = {"/openapi.json"}
+"""FastAPI's own: it describes the API and holds nobody's data."""
+
+INSIDE_COMMANDS = {"approvals.use_approval": "the command path spends an approval in the commit of the action it covers"}
+COMMANDS_SENT_OTHERWISE = {
+    "access.issue_api_key": "POST /v1/api-keys makes the secret, which never is part of a command",
+    "evidence.register_artifact": "POST /v1/artifacts takes the bytes, and hashes them itself",
+}
+"""Commands whose fields are not a request body, and the route that makes them."""
+
+
+@cache
+def routes() -> tuple[BaseRoute, ...]:
+    return tuple(create_app().routes)
+
+
+def api_routes() -> list[APIRoute]:
+    return [route for route in routes() if isinstance(route, APIRoute)]
+
+
+def named(route: APIRoute) -> list[str]:
+    return [f"{method} {route.path}" for method in sorted(route.methods or ())]
+
+
+def commands() -> list[type[Command]]:
+    return [command for decider in deciders() for command in decider.commands]
+
+
+# -- routes
+
+
+def test_every_route_has_an_authorisation_rule() -> None:
+    bare = [name for route in api_routes() for name in named(route) if not isinstance(getattr(route, "authorisation", None), frozenset)]
+    assert bare == []
+
+
+def test_only_these_routes_are_public_each_for_a_reason() -> None:
+    public = {name for route in api_routes() for name in named(route) if route.authorisation == PUBLIC}  # type: ignore[attr-defined]
+    assert public == set(PUBLIC_PATHS)
+
+
+def test_nothing_is_served_but_the_api_and_its_description() -> None:
+    others = {route.path for route in routes() if isinstance(route, Route) and not isinstance(route, APIRoute)}
+    assert others == DESCRIPTION_PATHS
+    assert [route for route in routes() if not isinstance(route, Route)] == []
+
+
+def test_rules_name_roles_that_exist() -> None:
+    assert [name for route in api_routes() for name in named(route) if not route.authorisation <= frozenset(Role)] == []  # type: ignore[attr-defined]
+
+
+def test_no_two_routes_answer_the_same_request() -> None:
+    seen = [re.sub(r"{\w+(:\w+)?}", "{}", name) for route in api_routes() for name in named(route)]
+    assert sorted(seen) == sorted(set(seen))
+
+
+def test_the_description_covers_every_route() -> None:
+    document = get_openapi(title="", version="", routes=api_routes())
+    described = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    served = {re.sub(r":path}", "}", name) for route in api_routes() if route.include_in_schema for name in named(route)}
+    assert described == served
+
+
+# -- commands
+
+
+def test_every_command_has_a_route() -> None:
+    routed = {route.name for route in api_routes() if "POST" in (route.methods or ())}
+    wanted = {command.command_name for command in commands()} - set(INSIDE_COMMANDS) - set(COMMANDS_SENT_OTHERWISE)
+    assert sorted(wanted - routed) == []
+    assert sorted(routed & set(COMMANDS_SENT_OTHERWISE)) == [], "it has a route of its own: take it off the list"
+    assert sorted(routed & set(INSIDE_COMMANDS)) == [], "what only the command path may ask has no route"
+
+
+def test_a_commands_route_asks_for_the_commands_own_roles() -> None:
+    roles = {command.command_name: command.roles for command in commands()}
+    assert [route.name for route in api_routes() if route.name in roles and route.authorisation != roles[route.name]] == []  # type: ignore[attr-defined]
+
+
+def test_exactly_the_inside_commands_can_be_asked_by_nobody() -> None:
+    assert {command.command_name for command in commands() if not command.roles} == set(INSIDE_COMMANDS)
+
+
+def test_names_are_the_contexts_own_and_taken_once() -> None:
+    pairs = [(decider.context, command.command_name) for decider in deciders() for command in decider.commands]
+    assert [pair for pair in pairs if pair[1].partition(".")[0] != pair[0]] == []
+    assert len({name for _, name in pairs}) == len(pairs)
+
+
+# -- events
+
+
+def test_every_event_is_read_by_a_projection_or_says_why_not() -> None:
+    assert unread_events(projections()) == sorted(event.event_name for event in UNREAD)
+
+
+def test_every_event_of_a_decider_ships_and_is_named_after_its_module() -> None:
+    shipped = set(event_classes())
+    decided: set[type[Event]] = set(chain.from_iterable(decider.events for decider in deciders()))
+    assert decided <= shipped
+    assert [event for event in decided if event.event_name.partition(".")[0] != event.__module__.rpartition(".")[2]] == []
+
+
+def test_a_process_that_serves_knows_every_event_there_is() -> None:
+    """One it does not know would stop its read models."""
+    for module in iter_modules(domain.__path__):
+        import_module(f"domain.{module.name}")
+    names = [event.event_name for event in event_classes()]
+    script = (
+        "from api.services import *; deciders(), projections(); from domain.kernel import EVENTS; print(*[e.event_name for e in EVENTS])"
+    )
+    told = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == names
+
+
+@pytest.mark.parametrize("kind", ["event", "command"])
+def test_everything_that_can_happen_or_be_asked_is_explained(kind: str) -> None:
+    classes: list[type[Event]] | list[type[Command]] = event_classes() if kind == "event" else commands()
+    assert [cls.__name__ for cls in classes if not (cls.__doc__ or "").strip()] == []
+
+
+# -- purity
+
+
+def test_decisions_and_folds_cannot_reach_a_clock_or_dice() -> None:
+    """The linter holds it; this holds that the linter is told to."""
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    banned = set(ruff["flake8-tidy-imports"]["banned-api"])
+    assert {"datetime.datetime.now", "time", "random", "secrets", "uuid.uuid4", "domain.values.uuid7", "os"} <= banned
+    freed = [pattern for pattern, rules in ruff["per-file-ignores"].items() if "TID251" in rules]
+    assert [pattern for pattern in freed if re.search(r"\b(commands|projections)\b|domain/(?!values\.py)", pattern)] == []
+    assert "TID" in ruff["select"]

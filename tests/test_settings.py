@@ -1,0 +1,106 @@
+"""Settings: read once, and refused with field, rule and remedy when Aureus could not live with them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings, SettingsError
+
+
+def settings(home: Path, **environment: str) -> Settings:
+    return Settings.from_environment({"AUREUS_HOME": str(home), **environment})
+
+
+def test_a_home_is_made_private_and_everything_else_has_a_default(tmp_path: Path) -> None:
+    found = settings(tmp_path / "deep" / "home")
+    assert found == Settings(home=tmp_path / "deep" / "home")
+    assert (found.host, found.port, found.database_url, found.tenant, found.log_level) == ("127.0.0.1", 8420, None, "demo", "info")
+    assert found.home.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_a_home_it_is_in_the_user_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Settings.from_environment({}).home == tmp_path / ".aureus"
+
+
+def test_what_the_environment_says(tmp_path: Path) -> None:
+    found = settings(
+        tmp_path,
+        AUREUS_PORT="9000",
+        AUREUS_HOST="0.0.0.0",
+        DATABASE_URL="postgresql://aureus:secret@db:5432/aureus",
+        AUREUS_TENANT="acme",
+        AUREUS_ORIGIN="ledger.example.org/main",
+        AUREUS_POLICIES=str(tmp_path),
+        AUREUS_LOG_LEVEL="DEBUG",
+    )
+    assert (found.port, found.host, found.tenant, found.origin) == (9000, "0.0.0.0", "acme", "ledger.example.org/main")
+    assert (found.policies, found.log_level) == (tmp_path, "debug")
+
+
+def test_an_empty_value_is_no_value(tmp_path: Path) -> None:
+    assert settings(tmp_path, AUREUS_PORT="", DATABASE_URL=" ", AUREUS_ORIGIN="") == Settings(home=tmp_path)
+
+
+def test_nothing_of_it_can_be_changed_later(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError):
+        settings(tmp_path).port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AUREUS_PORT", "0"),
+        ("AUREUS_PORT", "65536"),
+        ("AUREUS_PORT", "-1"),
+        ("AUREUS_PORT", "http"),
+        ("AUREUS_PORT", "9" * 5_000),
+        ("DATABASE_URL", "mysql://db/aureus"),
+        ("AUREUS_ORIGIN", "two words"),
+        ("AUREUS_ORIGIN", "a+b"),
+        ("AUREUS_ORIGIN", "line\nbreak"),
+        ("AUREUS_TENANT", "a:b"),
+        ("AUREUS_TENANT", "ümlaut"),
+        ("AUREUS_POLICIES", "/nowhere/at/all"),
+        ("AUREUS_LOG_LEVEL", "loud"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings(tmp_path, **{name: value})
+    assert refused.value.field == name
+    assert refused.value.rule
+    assert refused.value.remedy
+
+
+def test_a_password_in_a_database_url_is_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings(tmp_path, DATABASE_URL="mysql://aureus:secret@db/aureus")
+    assert "secret" not in str(refused.value)
+    assert "secret" not in repr(settings(tmp_path, DATABASE_URL="postgresql://aureus:secret@db/aureus"))
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_home_that_others_can_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(mode)
+    with pytest.raises(SettingsError, match="written to by other accounts") as refused:
+        settings(tmp_path / "home")
+    assert refused.value.remedy == f"Close it: chmod go-w {tmp_path / 'home'}"
+
+
+def test_a_home_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = os.geteuid()
+    monkeypatch.setattr("infra.settings.os.geteuid", lambda: owner + 1)
+    with pytest.raises(SettingsError, match=f"belongs to user id {owner}") as refused:
+        settings(tmp_path)
+    assert refused.value.field == "AUREUS_HOME"
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    with pytest.raises(SettingsError, match="is not a folder"):
+        settings(tmp_path / "home")
+    with pytest.raises(SettingsError, match="cannot be created"):
+        settings(tmp_path / "home" / "below")
