@@ -14,6 +14,7 @@ import asyncio
 import base64
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,17 +156,39 @@ class _Loop:
     """An event loop in a thread of its own, for callers that have none."""
 
     def __init__(self) -> None:
+        self._closing = threading.Lock()
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="ledger-loop", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """What the work comes to; OperationalError when the loop is closed before it is done."""
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise OperationalError("The recorder is closed.")
+            waited = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return waited.result()
+        except CancelledError:
+            raise OperationalError("The recorder was closed.") from None
 
     def close(self) -> None:
+        """Ends the thread. Whoever still waits is told: the loop's end would leave a caller of another thread waiting for ever."""
+        with self._closing:
+            self._closed = True
+            ended = asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
+        ended.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _cancel_all(self) -> None:
+        waiting = asyncio.all_tasks() - {cast("asyncio.Task[None]", asyncio.current_task())}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 class LedgerRecorder(ApplicationRecorder):

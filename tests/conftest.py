@@ -1,5 +1,6 @@
 """What tests share: a real PostgreSQL, a fresh database in it, and the event loop the API runs on."""
 
+import faulthandler
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "postgres_url" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres15)
+
+
+def pytest_unconfigure() -> None:
+    """A thread that a test left behind would keep Python from ending: after a minute it is shown, and the run fails."""
+    faulthandler.dump_traceback_later(60, exit=True)
 
 
 @pytest.fixture(scope="session")

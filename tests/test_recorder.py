@@ -22,6 +22,7 @@ from eventsourcing.persistence import (
     IntegrityError,
     JSONTranscoder,
     NotSupportedError,
+    OperationalError,
     ProgrammingError,
     StoredEvent,
     Tracking,
@@ -355,3 +356,25 @@ def test_closing_a_recorder_ends_its_subscriptions(opening: Callable[[], LedgerR
     recorder.close()
     with suppress(StopIteration):
         pytest.fail(f"got {next(subscription)}")
+
+
+def test_closing_a_recorder_tells_whoever_still_reads(opening: Callable[[], LedgerRecorder]) -> None:
+    ended: list[Exception] = []
+
+    def read(recorder: LedgerRecorder) -> None:
+        try:
+            while True:
+                recorder.select_notifications(start=None, limit=10)
+        except OperationalError as closed:
+            ended.append(closed)
+
+    for _ in range(5):
+        recorder = opening()
+        readers = [threading.Thread(target=read, args=(recorder,), daemon=True) for _ in range(4)]
+        for reader in readers:
+            reader.start()
+        recorder.close()
+        for reader in readers:
+            reader.join(PATIENCE_SECONDS)
+            assert not reader.is_alive()
+    assert len(ended) == 20
