@@ -8,7 +8,7 @@ CHECKED := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test test-postgres check format bench docs lock clean
+.PHONY: help install run servers test test-postgres check format bench tour docs lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,7 +23,12 @@ $(INSTALLED): requirements/tools.txt requirements/dev.txt pyproject.toml scripts
 run: install ## Start Aureus: its database, the API and the projections
 	@exec $(BIN)/aureus serve
 
-test: install ## Run every test
+servers: ## Install or build what tests start besides PostgreSQL: Chromium, OPA, MinIO
+	@command -v chromium >/dev/null || scripts/debian.sh chromium
+	@scripts/opa.sh
+	@scripts/minio.sh
+
+test: install servers ## Run every test
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-postgres: install ## Run the tests that need a database on Debian's PostgreSQL, over TLS and with a password
@@ -42,6 +47,9 @@ format: install ## Format the code as `make check` wants it
 
 bench: install ## Run the benchmarks, or one: make bench ONLY=append_64
 	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+tour: install ## Walk through docs/tour.md on a fresh Aureus of its own, and show what each command prints
+	@$(BIN)/python -m tests.support.tour docs/tour.md
 
 docs: install ## Write the generated documents again: events, OpenAPI, command line
 	@$(BIN)/python -m api.reference

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api import console, handbook, imports, system
+from api import audit, console, decisions, handbook, imports, rollback, system
 from api.dispatch import FrontDoor
 from api.errors import EXPECTED, error_response
 from api.services import Services, open_services
@@ -80,7 +80,16 @@ def create_app(settings: Settings | None = None, *, run_projections: bool = True
     app = _Aureus(title="Aureus", version=aureus_version(), description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     for kind in (*EXPECTED, Exception):
         app.add_exception_handler(kind, _on_error)
-    for module in (*(import_module(f"api.{context}") for context in CONTEXTS), imports, system, console, handbook):
+    for module in (
+        *(import_module(f"api.{context}") for context in CONTEXTS),
+        audit,
+        decisions,
+        imports,
+        rollback,
+        system,
+        console,
+        handbook,
+    ):
         # The routes themselves, not copies in a nested router: theirs is the ASGI application that answers.
         app.router.routes.extend(module.router.routes)
     return app

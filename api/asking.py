@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, get_type_hints
 from uuid import UUID
@@ -54,6 +55,7 @@ class CommandAnswer(BaseModel):
     quorum: int | None = None
     action_digest: str | None = None
     policy_version: str | None = None
+    required_evidence: list[str] | None = None
 
 
 async def read_body(receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
@@ -148,7 +150,7 @@ def fields_of(body: bytes) -> dict[str, Any]:
 def ask_of(command: Command, asker: Asker, headers: list[tuple[bytes, bytes]]) -> Ask:
     given = {name.decode(): value.decode("latin-1") for name, value in headers if name in _COMMAND_HEADERS}
     if not given:
-        return Ask(command, asker, uuid7(), now())
+        return Ask(command, asker, uuid7(), now(), elapsed_us=stopwatch())
     return Ask(
         command,
         asker,
@@ -160,7 +162,14 @@ def ask_of(command: Command, asker: Asker, headers: list[tuple[bytes, bytes]]) -
         approval_id=_approval(given.get("aureus-approval")),
         reason=_reason(given.get("aureus-reason")),
         artifacts=_artifacts(given.get("aureus-evidence")),
+        elapsed_us=stopwatch(),
     )
+
+
+def stopwatch() -> Callable[[], int]:
+    """How many microseconds ago this was called."""
+    started = time.perf_counter_ns()
+    return lambda: (time.perf_counter_ns() - started) // 1_000
 
 
 _COMMAND_HEADERS: Final = frozenset(alias.lower().encode() for _, alias, _ in _HEADERS)

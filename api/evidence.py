@@ -1,13 +1,14 @@
-"""Evidence over REST: the audit log, the sealed pack of every action as JSON or Markdown, and the artifacts it rests on."""
+"""Evidence over REST: the audit log, the pack of every action as JSON or Markdown, sealed if asked for, and its artifacts."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
 import orjson
-from fastapi import Header, Query, Request
+from fastapi import Header, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
@@ -15,14 +16,18 @@ from api.asking import CommandAnswer, ask_of, require_stored, told
 from api.errors import ApiError
 from api.routing import ContextRouter, Reader, Reading
 from api.services import Services
-from commands.evidence import RegisterArtifact
+from commands.evidence import RegisterArtifact, SealPack
 from domain.evidence import ArtifactKind
-from domain.kernel import JsonObject
-from domain.values import EVERYBODY, Label, Role
-from infra.blobs import Blob, BlobMissing, BlobTampered, BlobTooLarge
+from domain.kernel import Command, JsonObject
+from domain.values import EVERYBODY, Identifier, Label, Role
+from infra.blobs import Blob, BlobMissing, BlobsUnavailable, BlobTampered, BlobTooLarge
+from infra.canonical import canonical
 from projections.approvals import ApprovalRow, approvals
 from projections.engine import read_row
-from projections.evidence import ArtifactRow, EvidencePackRow, actions, artifacts, evidence
+from projections.evidence import ArtifactRow, EvidencePackRow, actions, artifacts, pack_of, packs
+
+Form = Literal["json", "markdown"]
+MEDIA_TYPES: Final[dict[Form, str]] = {"json": "application/json", "markdown": "text/markdown"}
 
 ARTIFACT_READERS: Final = EVERYBODY - {Role.VIEWER}
 """Artifacts may hold what a viewer may not see, such as the rows that a check found wrong."""
@@ -50,6 +55,15 @@ class StoredArtifact(CommandAnswer):
     size_bytes: int
 
 
+class SealedPack(CommandAnswer):
+    """The command's answer, and the hashes under which the two documents are kept from now on."""
+
+    json_sha256: str
+    json_bytes: int
+    markdown_sha256: str
+    markdown_bytes: int
+
+
 router = ContextRouter(tags=["evidence"])
 router.views("/v1/actions", actions, row_id="action_id", roles=EVERYBODY)
 
@@ -58,26 +72,64 @@ router.views("/v1/actions", actions, row_id="action_id", roles=EVERYBODY)
 async def evidence_pack(
     action_id: str,
     reader: Reading,
-    chosen: Annotated[Literal["json", "markdown"] | None, Query(alias="format", description="Otherwise Accept decides.")] = None,
+    chosen: Annotated[Form | None, Query(alias="format", description="Otherwise Accept decides.")] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Response:
-    """The sealed evidence of an action, as JSON or, with `Accept: text/markdown`, as a document for people."""
+    """The evidence of an action, as JSON or, with `Accept: text/markdown`, as a document for people: as it was sealed, if it was."""
+    form: Form = chosen or ("markdown" if "text/markdown" in accept else "json")
+    sealed = await reader.get(packs, action_id)
+    if sealed is not None:
+        sha256 = sealed[f"{form}_sha256"]
+        headers = {"etag": f'"{sha256}"', "vary": "accept", "content-length": str(sealed[f"{form}_bytes"])}
+        return StreamingResponse(await _verified(reader.services, sha256), headers=headers, media_type=MEDIA_TYPES[form])
     pack = await _pack(reader, action_id)
     headers = {"etag": f'"{pack["signature"]["position"]}"', "vary": "accept"}
-    if chosen == "markdown" or (chosen is None and "text/markdown" in accept):
-        return Response(markdown(pack), headers=headers, media_type="text/markdown")
-    return Response(orjson.dumps(pack), headers=headers, media_type="application/json")
+    return Response(document(pack, form), headers=headers, media_type=MEDIA_TYPES[form])
+
+
+@router.query("/v1/evidence/{action_id}/seal", roles=SealPack.roles, methods=("POST",), status_code=201, response_model=SealedPack)
+async def seal_evidence(action_id: Annotated[Identifier, Path()], request: Request) -> Response:
+    """Keep the evidence of an action for ever, as it stood when the action ended: JSON and Markdown, each under its SHA-256."""
+    services: Services = request.app.state.services
+    asker = await services.authenticator.authenticate(request.scope["headers"])
+    recorded = await services.ledger.read_stream(asker.tenant, f"action:{action_id}")
+    if not recorded:
+        raise _no_evidence(action_id)
+    # Whoever seals it, and whenever: read as of the action's own position, it comes to the same bytes.
+    position = recorded[-1].position
+    await services.wait_for(position)
+    pack = await _pack(Reader(services, asker, position), action_id)
+    as_json = await _kept(services, _whole(document(pack, "json")))
+    as_markdown = await _kept(services, _whole(document(pack, "markdown")))
+    command = SealPack(
+        action_id=action_id,
+        position=position,
+        json_sha256=as_json.sha256,
+        json_bytes=as_json.size_bytes,
+        markdown_sha256=as_markdown.sha256,
+        markdown_bytes=as_markdown.size_bytes,
+    )
+    return await _settled(request, command, command.model_dump(exclude={"action_id", "position"}), f"/v1/packs/{action_id}")
 
 
 async def _pack(reader: Reader, action_id: str) -> JsonObject:
-    row = await reader.get(evidence, action_id)
-    if row is None:
-        message = f"There is no evidence of an action {action_id!r}."
-        raise ApiError(404, "evidence_not_found", message, field="action_id", remedy="Use the action_id that a command's answer names.")
+    entry = await reader.get(actions, action_id)
+    if entry is None:
+        raise _no_evidence(action_id)
+    row = asdict(pack_of(entry))
     known = await reader.many(artifacts, row["artifacts"])
     files = [known[sha256] for sha256 in row["artifacts"] if sha256 in known]
     approval = await reader.get(approvals, row["approval_id"]) if row["approval_id"] else None
     return {**row, "tests": [file for file in files if file["kind"] == "test_result"], "files": files, "approval": approval}
+
+
+def _no_evidence(action_id: str) -> ApiError:
+    message = f"There is no evidence of an action {action_id!r}."
+    return ApiError(404, "evidence_not_found", message, field="action_id", remedy="Use the action_id that a command's answer names.")
+
+
+async def _whole(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 @router.query("/v1/artifacts", roles=RegisterArtifact.roles, methods=("POST",), status_code=201, response_model=StoredArtifact)
@@ -89,9 +141,7 @@ async def store_artifact(
     failed: Annotated[int | None, Query(ge=0, description="Of a test_result: how many checks failed.")] = None,
 ) -> Response:
     """Keep the body's bytes under their SHA-256, for commands to name in `Aureus-Evidence`."""
-    services: Services = request.app.state.services
-    asker = await services.authenticator.authenticate(request.scope["headers"])
-    blob = await _kept(services, request)
+    blob = await _kept(request.app.state.services, request.stream())
     command = RegisterArtifact(
         sha256=blob.sha256,
         size_bytes=blob.size_bytes,
@@ -101,27 +151,46 @@ async def store_artifact(
         passed=passed,
         failed=failed,
     )
+    return await _settled(request, command, {"sha256": blob.sha256, "size_bytes": blob.size_bytes}, f"/v1/artifacts/{blob.sha256}")
+
+
+async def _settled(request: Request, command: Command, stored: JsonObject, location: str) -> Response:
+    """What became of a command about bytes that are stored, told together with what was stored."""
+    services: Services = request.app.state.services
+    asker = await services.authenticator.authenticate(request.scope["headers"])
     ask = ask_of(command, asker, request.scope["headers"])
     await require_stored(services, ask)
     answer = told(await services.path.handle(ask), 201, request.scope["state"]["request_id"])
-    stored = {**orjson.loads(answer.body), "sha256": blob.sha256, "size_bytes": blob.size_bytes}
-    headers = {"etag": answer.headers["etag"], "location": f"/v1/artifacts/{blob.sha256}"}
-    return Response(orjson.dumps(stored), answer.status_code, headers, "application/json")
+    headers = {"etag": answer.headers["etag"], "location": location}
+    return Response(orjson.dumps({**orjson.loads(answer.body), **stored}), answer.status_code, headers, "application/json")
 
 
-async def _kept(services: Services, request: Request) -> Blob:
+async def _kept(services: Services, chunks: AsyncIterable[bytes]) -> Blob:
     try:
-        return await services.blobs.put(request.stream())
+        return await services.blobs.put(chunks)
     except BlobTooLarge as error:
         remedy = "Split it, or keep it elsewhere and store a document that names it by its hash."
         raise ApiError(413, "artifact_too_large", str(error), field="body", limit_bytes=error.limit_bytes, remedy=remedy) from None
     except ClientDisconnect:
         raise ApiError(400, "client_gone", "The request ended before its body did.") from None
-    except OSError as error:
-        message = f"The artifact store cannot take it: {error.strerror}. Nothing was kept."
-        raise ApiError(
-            503, "artifact_store_unavailable", message, remedy="Make room for it, or mend its folder, and send it again."
-        ) from error
+    except BlobsUnavailable as error:
+        raise _unavailable(error) from error
+
+
+async def _verified(services: Services, sha256: str) -> AsyncIterator[bytes]:
+    """Bytes that are kept, verified against their hash before the first of them is given out."""
+    try:
+        return await services.blobs.read(sha256)
+    except BlobMissing as error:
+        raise ApiError(500, "artifact_lost", str(error), sha256=sha256) from None
+    except BlobTampered as error:
+        raise ApiError(500, "artifact_tampered", str(error), sha256=sha256, found=error.found) from None
+    except BlobsUnavailable as error:
+        raise _unavailable(error) from error
+
+
+def _unavailable(error: BlobsUnavailable) -> ApiError:
+    return ApiError(503, "artifact_store_unavailable", str(error), {"retry-after": "1"}, remedy=error.remedy)
 
 
 @router.query("/v1/artifacts/{sha256}", roles=ARTIFACT_READERS, response_model=None, name="artifact_content")
@@ -131,12 +200,7 @@ async def artifact_content(sha256: str, reader: Reading) -> StreamingResponse:
     if row is None:
         message = f"There is no artifact {sha256!r}."
         raise ApiError(404, "artifact_not_found", message, field="sha256", remedy="List them to see what is there.")
-    try:
-        chunks = await reader.services.blobs.read(sha256)
-    except BlobMissing as error:
-        raise ApiError(500, "artifact_lost", str(error), sha256=sha256) from None
-    except BlobTampered as error:
-        raise ApiError(500, "artifact_tampered", str(error), sha256=sha256, found=error.found) from None
+    chunks = await _verified(reader.services, sha256)
     headers = {
         "content-length": str(row["size_bytes"]),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row['name'], safe='')}",
@@ -148,8 +212,13 @@ async def artifact_content(sha256: str, reader: Reading) -> StreamingResponse:
 
 
 # A view's own route by id would stand in the way of these, so the lists come after them.
-router.views("/v1/evidence", evidence, row_id=None, roles=EVERYBODY)
 router.views("/v1/artifacts", artifacts, row_id=None, roles=ARTIFACT_READERS)
+router.views("/v1/packs", packs, row_id="action_id", roles=EVERYBODY)
+
+
+def document(pack: JsonObject, form: Form) -> bytes:
+    """A pack as a document: the same pack comes to the same bytes, its JSON being canonical."""
+    return canonical(pack) if form == "json" else markdown(pack).encode()
 
 
 def markdown(pack: JsonObject) -> str:

@@ -22,6 +22,20 @@ _ACCESS: Final[dict[str, JsonObject]] = {
     "access.reinstate_actor": {"actor_id": "agt-cleaner"},
     "access.revoke_api_key": {"actor_id": "agt-cleaner", "key_id": "k1a2b3c4d5e6f708"},
 }
+_AGENTS: Final[dict[str, JsonObject]] = {
+    "agents.register_agent": {
+        "agent_id": "agt-cleaner",
+        "label": "Cleaner",
+        "purpose": "Finds and reports stale tables",
+        "model": "small-7b",
+        "provider": "in house",
+        "owner": "usr-ana",
+    },
+    "agents.delegate": {"agent_id": "agt-counter", "delegated_by": "agt-cleaner"},
+    "agents.revoke_delegation": {"agent_id": "agt-counter", "delegated_by": "agt-cleaner"},
+    "agents.stop_agent": {"agent_id": "agt-cleaner", "reason": "It reserves money for tables that nobody uses"},
+    "agents.resume_agent": {"agent_id": "agt-cleaner", "reason": "Its list of tables was mended"},
+}
 _APPROVALS: Final[dict[str, JsonObject]] = {
     "approvals.request_approval": {
         "approval_id": "apr-7f3a",
@@ -29,11 +43,24 @@ _APPROVALS: Final[dict[str, JsonObject]] = {
         "risk_level": "high",
         "command": "catalog.deprecate_dataset",
         "inputs": {"dataset_id": _DATASET, "reason": "Replaced by customers_v2"},
+        "stream": f"dataset:{_DATASET}",
+        "seen_version": 4,
     },
-    "approvals.approve_request": {"approval_id": "apr-7f3a", "comment": "Checked with finance"},
+    "approvals.approve_request": {"approval_id": "apr-7f3a", "on_behalf_of": "usr-app", "comment": "Checked with finance"},
     "approvals.reject_request": {"approval_id": "apr-7f3a", "comment": "Finance still reads it"},
     "approvals.withdraw_request": {"approval_id": "apr-7f3a", "comment": "No longer needed"},
     "approvals.expire_request": {"approval_id": "apr-7f3a"},
+    "approvals.escalate_request": {"approval_id": "apr-7f3a"},
+    "approvals.void_request": {"approval_id": "apr-7f3a", "reason": "The agent that asked for it was stopped"},
+    "approvals.delegate_authority": {
+        "delegate": "usr-ben",
+        "types": ["dataset_onboard", "pii_access"],
+        "risk_up_to": "medium",
+        "starts_at": "2026-03-03T00:00:00Z",
+        "ends_at": "2026-03-17T00:00:00Z",
+        "comment": "On holiday",
+    },
+    "approvals.revoke_authority": {"delegation_id": "01990000-0000-7000-8000-000000000001", "comment": "Back early"},
 }
 _BUDGETS: Final[dict[str, JsonObject]] = {
     "budgets.open_budget": {"budget_id": "eu-lake.ingest", "label": "Ingestion", "currency": "EUR", "limit_minor": 1_000_000},
@@ -45,6 +72,7 @@ _BUDGETS: Final[dict[str, JsonObject]] = {
         "spent_minor": 41_500,
     },
     "budgets.release_funds": {"budget_id": "eu-lake.ingest", "reservation_id": "01990000-0000-7000-8000-000000000001"},
+    "budgets.change_settings": {"budget_id": "eu-lake.ingest", "label": "Nightly ingestion", "thresholds_percent": [50, 90]},
     "budgets.close_budget": {"budget_id": "eu-lake.ingest"},
 }
 _CATALOG: Final[dict[str, JsonObject]] = {
@@ -72,5 +100,54 @@ _CATALOG: Final[dict[str, JsonObject]] = {
     "catalog.define_term": {"term_id": "customer", "name": "Customer", "definition": "Whoever has bought once", "synonyms": ["client"]},
     "catalog.revise_term": {"term_id": "customer", "definition": "Whoever has paid once"},
 }
-EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType({**_ACCESS, **_APPROVALS, **_BUDGETS, **_CATALOG})
+_NOTIFICATIONS: Final[dict[str, JsonObject]] = {
+    "notifications.notify": {
+        "notification_id": "ntf-7f3a",
+        "recipient": "usr-ana",
+        "subject": "The customers model moves on Friday",
+        "about": f"dataset:{_DATASET}",
+    },
+    "notifications.mark_read": {"notification_id": "ntf-7f3a"},
+    "notifications.remove_webhook": {"webhook_id": "siem"},
+}
+_PIPELINES: Final[dict[str, JsonObject]] = {
+    "pipelines.register_pipeline": {
+        "pipeline_id": "customers-daily",
+        "label": "Customers, daily",
+        "domain": "sales",
+        "environment": "production",
+        "pii_level": "high",
+        "jurisdiction": "EU",
+    },
+    "pipelines.deploy_version": {
+        "pipeline_id": "customers-daily",
+        "models": [{"name": "customers", "sql": "select id as customer_id, email from stg_customers"}],
+        "unit_tests": {"count": 4},
+        "dq_checks": {"count": 2},
+        "inputs": [_STAGED],
+        "outputs": [_DATASET],
+    },
+    "pipelines.report_failure": {"pipeline_id": "customers-daily", "reason": "Every customer came out twice"},
+    "pipelines.retire_pipeline": {"pipeline_id": "customers-daily", "reason": "Nobody reads it any more"},
+}
+_POLICIES: Final[dict[str, JsonObject]] = {
+    "policies.propose_policy": {
+        "policy_id": "sales_needs_four_eyes",
+        "type": "approval",
+        "title": "Two people decide what sales may see",
+        "scope": {"domains": ["sales"], "pii_levels": ["high"], "actions": ["catalog.*"]},
+        "rule": {
+            "outcome": "require_approval",
+            "reason": "Sales holds personal data of customers.",
+            "approver_roles": ["approver"],
+            "quorum": 2,
+            "required_evidence": ["data_contract"],
+        },
+    },
+    "policies.activate_policies": {"activate": [{"policy_id": "sales_needs_four_eyes", "version": 1}], "retire": []},
+    "policies.retire_policy": {"policy_id": "sales_needs_four_eyes"},
+}
+EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType(
+    {**_ACCESS, **_AGENTS, **_APPROVALS, **_BUDGETS, **_CATALOG, **_NOTIFICATIONS, **_PIPELINES, **_POLICIES}
+)
 """A command's fields, those in its path included, by the command's name."""

@@ -64,32 +64,33 @@ async def open_reader(services: Services, asker: Asker, as_of: str | None, at_le
         await services.wait_for(await _known_position(services, "at_least", at_least))
     if as_of is None:
         return Reader(services, asker, None)
-    position = await _position(services, as_of)
+    position = await position_of(services, "as_of", as_of)
     await services.wait_for(position)
     return Reader(services, asker, position)
 
 
-async def _position(services: Services, as_of: str) -> int:
-    if as_of.isascii() and as_of.isdigit():
-        return await _known_position(services, "as_of", as_of)
+async def position_of(services: Services, field: str, text: str) -> int:
+    """The ledger position that a parameter means: a position, or the last one at or before a time."""
+    if text.isascii() and text.isdigit():
+        return await _known_position(services, field, text)
     try:
         # A plus sign in a query string arrives as a space unless it was escaped; nobody writes a space there on purpose.
-        moment = datetime.fromisoformat(as_of.strip().replace(" ", "+") if "T" in as_of else as_of)
+        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise ApiError(
             422,
             "invalid_parameter",
-            f"as_of {as_of!r} is neither a position nor a time with its zone.",
-            field="as_of",
+            f"{field} {text!r} is neither a position nor a time with its zone.",
+            field=field,
             rule="a whole number, or an RFC 3339 time",
             remedy="Write 4711, 2026-03-03T14:00:00Z or 2026-03-03T14:00:00+01:00.",
         )
     if moment > now():
         present = timestamp(now())
         raise ApiError(
-            422, "invalid_parameter", "as_of lies in the future.", field="as_of", now=present, remedy="Leave it out to read the present."
+            422, "invalid_parameter", f"{field} lies in the future.", field=field, now=present, remedy="Leave it out to read the present."
         )
     return await services.ledger.store.position_at(moment)
 

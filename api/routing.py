@@ -20,12 +20,12 @@ from api.asking import Answer, CommandAnswer, command_answer, command_endpoint
 from api.errors import ErrorBody, error_response
 from api.reading import Reader, Reading, require_role
 from api.services import Services
-from api.viewing import list_answer, list_endpoint, row_answer, row_endpoint
+from api.viewing import Own, list_answer, list_endpoint, row_answer, row_endpoint
 from domain.kernel import Command
 from domain.values import Role
 from projections.engine import ReadTable
 
-__all__ = ["PUBLIC", "ContextRouter", "Reader", "Reading"]
+__all__ = ["PUBLIC", "ContextRouter", "Own", "Reader", "Reading"]
 
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 PUBLIC: Final[frozenset[Role]] = frozenset()
@@ -53,17 +53,26 @@ class ContextRouter(APIRouter):
         )
 
     def views(
-        self, path: str, read: ReadTable[Any], *, row_id: str | None, roles: frozenset[Role], stream: Callable[[str], str] | None = None
+        self,
+        path: str,
+        read: ReadTable[Any],
+        *,
+        row_id: str | None,
+        roles: frozenset[Role],
+        stream: Callable[[str], str] | None = None,
+        own: Own | None = None,
     ) -> None:
-        """GET a list and, by the path parameter `row_id`, one row. With `stream`, the row's ETag is its stream's version, for If-Match."""
+        """GET a list and, by the path parameter `row_id`, one row. With `stream`, the row's ETag is its stream's version, for If-Match;
+        with `own`, everybody sees their own rows.
+        """
         label = read.name.replace("_", " ")
         page = create_model(f"{read.row.__name__}Page", items=(list[read.row], ...), next_cursor=(str | None, None), position=(int, ...))  # type: ignore[name-defined]
         summary = {"name": f"list_{read.name}", "summary": f"List {label}", "response_model": page, "responses": _ERRORS}
-        self._declare(path, "GET", list_endpoint(read), list_answer(read, roles), roles, **summary)
+        self._declare(path, "GET", list_endpoint(read), list_answer(read, roles, own), roles, **summary)
         if row_id is None:
             return
         described = {"name": f"get_{read.name}", "summary": f"One of the {label} by id", "response_model": read.row, "responses": _ERRORS}
-        self._declare(f"{path}/{{{row_id}}}", "GET", row_endpoint(row_id), row_answer(read, row_id, roles, stream), roles, **described)
+        self._declare(f"{path}/{{{row_id}}}", "GET", row_endpoint(row_id), row_answer(read, row_id, roles, stream, own), roles, **described)
 
     def query(
         self, path: str, *, roles: frozenset[Role], methods: tuple[str, ...] = ("GET",), **options: Any

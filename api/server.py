@@ -18,6 +18,7 @@ import uvloop
 from api.app import create_app
 from api.protocol import WholeAnswers
 from api.services import Services, open_services
+from infra.adoption import ensure_policies
 from infra.demo import ensure_demo
 from infra.settings import Settings, SettingsError
 
@@ -70,6 +71,7 @@ def uvicorn_run(main: object) -> None:
 
 async def _serve(settings: Settings, listener: socket.socket, run_projections: bool, announce: Callable[[Services], None]) -> None:
     async with open_services(settings, run_projections=run_projections) as services:
+        await ensure_policies(services)
         if settings.demo:
             await ensure_demo(services)
         app = create_app(services=services)
@@ -123,3 +125,5 @@ def _log_to_stderr(settings: Settings) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
+    if settings.log_level == "info":  # there is no log of what is asked of us, so none of what we ask of others
+        logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,19 +16,25 @@ from api.errors import ApiError
 from commands.path import CommandPath
 from domain.contexts import CONTEXTS
 from domain.kernel import Decider
-from infra.blobs import LocalBlobs
+from infra.blobs import BlobStore, LocalBlobs
 from infra.embedded import EmbeddedPostgres
 from infra.keystore import FileKeystore
 from infra.ledger import Ledger
+from infra.opa import OpaServer
 from infra.opening import open_ledger
 from infra.passwords import Passwords
-from infra.policy import PolicyEngine
 from infra.policy_bundle import Bundle
+from infra.policy_sets import GovernedPolicies
 from infra.read_models import create_read_models
 from infra.read_queries import Reads
-from infra.settings import Settings
+from infra.s3_blobs import S3Blobs
+from infra.settings import Settings, SettingsError
 from infra.tokens import TokenIssuer
+from infra.webhooks import HttpWebhooks, WebhookStore
 from projections.engine import Projection
+from streams.notifications import Courier
+from streams.reactions import reactions, sweeps
+from streams.reactor import Reactor, place_reactions
 from streams.runner import Runner
 
 READ_WAIT_SECONDS: Final = 5.0
@@ -61,10 +66,11 @@ class Services:
     ledger: Ledger
     path: CommandPath
     reads: Reads
-    policy: PolicyEngine
-    blobs: LocalBlobs
+    policy: GovernedPolicies
+    blobs: BlobStore
     tokens: TokenIssuer
     passwords: Passwords
+    webhooks: WebhookStore
     authenticator: Authenticator
     projections: tuple[Projection, ...]
     runner: Runner | None
@@ -104,6 +110,7 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
             dsn = await asyncio.to_thread(postgres.start)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
         keystore = FileKeystore.open(settings.keys_dir)
+        blobs = await _open_blobs(settings, stack)
         ledger = await open_ledger(dsn, keystore, settings.origin)
         stack.push_async_callback(ledger.close)
         all_projections = projections()
@@ -111,38 +118,80 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         reads = Reads(dsn, all_projections)
         await reads.open()
         stack.push_async_callback(reads.close)
-        policy = PolicyEngine(Bundle.read(settings.policies or DEFAULT_POLICIES))
-        await policy.start()
-        stack.push_async_callback(policy.close)
+        policy = await _open_policies(settings, stack)
         runner = None
         if run_projections:
             runner = Runner(ledger, dsn, all_projections)
             stack.push_async_callback(_cancelled, asyncio.create_task(runner.run(), name="projections"))
+        path = CommandPath(ledger, policy, deciders())
+        answering = reactions(CONTEXTS)
+        await place_reactions(dsn, answering, ledger.head.size)
+        if run_projections:
+            reactor = Reactor(ledger, dsn, path, reads, answering, sweeps(CONTEXTS))
+            stack.push_async_callback(_cancelled, asyncio.create_task(reactor.run(), name="reactions"))
         passwords = Passwords(dsn)
         await passwords.open()
         stack.push_async_callback(passwords.close)
+        webhooks = await _open_webhooks(dsn, keystore, stack, deliver=run_projections)
         tokens = TokenIssuer(keystore.token, ledger.name)
         yield Services(
             settings=settings,
             dsn=dsn,
             keystore=keystore,
             ledger=ledger,
-            path=CommandPath(ledger, policy, deciders()),
+            path=path,
             reads=reads,
             policy=policy,
-            blobs=LocalBlobs(settings.blobs_dir),
+            blobs=blobs,
             tokens=tokens,
             passwords=passwords,
+            webhooks=webhooks,
             authenticator=Authenticator(tokens, lookup_in(reads)),
             projections=all_projections,
             runner=runner,
         )
 
 
+async def _open_blobs(settings: Settings, stack: AsyncExitStack) -> BlobStore:
+    if settings.s3 is None:
+        return LocalBlobs(settings.blobs_dir)
+    blobs = S3Blobs(settings.s3, settings.blobs_dir)
+    stack.push_async_callback(blobs.close)
+    await blobs.check()
+    return blobs
+
+
+async def _open_policies(settings: Settings, stack: AsyncExitStack) -> GovernedPolicies:
+    opa = OpaServer(settings.opa_url, settings.opa_token) if settings.opa_url else None
+    if opa is not None:
+        stack.push_async_callback(opa.close)
+    policies = GovernedPolicies(Bundle.read(settings.policies or DEFAULT_POLICIES), engine=opa.engine if opa else None)
+    stack.push_async_callback(policies.close)
+    try:
+        await policies.start()
+    except ConnectionError as error:
+        if opa is None:
+            raise
+        raise SettingsError("AUREUS_OPA_URL", f"{error}.", "Start it, or unset this: then a worker process judges.") from error
+    return policies
+
+
+async def _open_webhooks(dsn: str, keystore: FileKeystore, stack: AsyncExitStack, *, deliver: bool) -> WebhookStore:
+    webhooks = WebhookStore(dsn, keystore.vault.seed)
+    await webhooks.open()
+    stack.push_async_callback(webhooks.close)
+    if deliver:
+        port = HttpWebhooks()
+        stack.push_async_callback(port.close)
+        stack.push_async_callback(_cancelled, asyncio.create_task(Courier(webhooks, port).run(), name="webhooks"))
+    return webhooks
+
+
 async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    """Ends a task; asked again after a while, for `asyncio.wait_for` under a pool swallows what comes together with its answer."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
 
 
 def now() -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -16,11 +17,30 @@ from api.asking import Answer, described
 from api.errors import ApiError
 from api.reading import AS_OF, AT_LEAST, Reader, open_reader, require_role
 from api.services import Services
+from domain.kernel import Asker, JsonObject
 from domain.values import Role
 from infra.read_queries import MAX_LIMIT, ListQuery
 from projections.engine import ReadTable
 
 _LIST_PARAMETERS: Final = frozenset({"sort", "limit", "cursor", "q", "as_of", "at_least"})
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Rows of which everybody sees their own: `column` says whose a row is. `overseers` see those of others, when they ask for them."""
+
+    column: str
+    overseers: frozenset[Role]
+
+    def narrowed(self, asker: Asker, where: dict[str, list[str]]) -> dict[str, list[str]]:
+        """The filters, kept to what the caller may see; ApiError 403 when they ask for more."""
+        wanted = where.get(self.column, [asker.actor])
+        if wanted != [asker.actor]:
+            require_role(asker, self.overseers)
+        return {**where, self.column: wanted}
+
+    def shows(self, asker: Asker, row: JsonObject) -> bool:
+        return row[self.column] == asker.actor or bool(asker.roles & self.overseers)
 
 
 def _moment_parameters() -> list[inspect.Parameter]:
@@ -89,14 +109,15 @@ def _limit(texts: list[str] | None) -> int:
     return int(text)
 
 
-def list_answer(read: ReadTable[Any], roles: frozenset[Role]) -> Answer:
+def list_answer(read: ReadTable[Any], roles: frozenset[Role], own: Own | None = None) -> Answer:
     allowed = frozenset(read.filters) | _LIST_PARAMETERS
 
     async def answer(services: Services, scope: Scope, _receive: Receive) -> Response:
         parameters = _parameters(scope, allowed)
         reader = await _reader(services, scope, roles, parameters)
+        where = {name: parameters[name] for name in read.filters if name in parameters}
         asked = ListQuery(
-            where={name: parameters[name] for name in read.filters if name in parameters},
+            where=own.narrowed(reader.asker, where) if own else where,
             sort=parameters["sort"][-1] if "sort" in parameters else None,
             search=parameters["q"][-1] if "q" in parameters else None,
             limit=_limit(parameters.get("limit")),
@@ -110,7 +131,9 @@ def list_answer(read: ReadTable[Any], roles: frozenset[Role]) -> Answer:
     return answer
 
 
-def row_answer(read: ReadTable[Any], id_field: str, roles: frozenset[Role], stream: Callable[[str], str] | None) -> Answer:
+def row_answer(
+    read: ReadTable[Any], id_field: str, roles: frozenset[Role], stream: Callable[[str], str] | None, own: Own | None = None
+) -> Answer:
     allowed = frozenset({"as_of", "at_least"})
     label = read.name.replace("_", " ").removesuffix("s")
 
@@ -118,7 +141,7 @@ def row_answer(read: ReadTable[Any], id_field: str, roles: frozenset[Role], stre
         reader = await _reader(services, scope, roles, _parameters(scope, allowed))
         row_id = scope["path_params"][id_field]
         found = await reader.found(read, row_id, stream(row_id) if stream else None)
-        if found is None:
+        if found is None or (own and not own.shows(reader.asker, orjson.loads(found.document))):
             message = f"There is no {label} {row_id!r}{' at that time' if reader.as_of is not None else ''}."
             raise ApiError(
                 404, f"{read.name.removesuffix('s')}_not_found", message, field=id_field, remedy="List them to see what is there."

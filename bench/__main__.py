@@ -12,11 +12,20 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench import append, bulk, over_http, rebuild, start
+from bench import append, bulk, decision_replay, guard, over_http, policy, rebuild, start
 from bench.lab import ROUND_SECONDS, CannotMeasure, open_lab
 from bench.measure import ROUNDS, Figure, Row, Spread, measure
 
-FIGURES: Final[tuple[Figure, ...]] = (*append.FIGURES, *bulk.FIGURES, *over_http.FIGURES, *rebuild.FIGURES, *start.FIGURES)
+FIGURES: Final[tuple[Figure, ...]] = (
+    *append.FIGURES,
+    *bulk.FIGURES,
+    *over_http.FIGURES,
+    *policy.FIGURES,
+    *guard.FIGURES,
+    *rebuild.FIGURES,
+    *start.FIGURES,
+    *decision_replay.FIGURES,
+)
 _WIDTH: Final = 120
 """Of the table where there is no terminal to fit it to."""
 RESULTS: Final = Path(__file__).parent / "results.json"

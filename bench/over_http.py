@@ -19,7 +19,7 @@ _DEFINITION_BYTES: Final = VIEW_BYTES - 300
 
 
 @contextmanager
-def _server(lab: Lab) -> Iterator[Server]:
+def aureus(lab: Lab) -> Iterator[Server]:
     home = lab.subfolder("home")
     with lab.database("ours") as dsn:
         lab.run(found(home, dsn))
@@ -34,7 +34,7 @@ def commands(lab: Lab) -> Iterator[Callable[[], Sample]]:
     Each request is authenticated by its token, validated, judged by the policies, decided on the budget's state,
     appended with its evidence, signed, and durable before it is answered.
     """
-    with _server(lab) as server:
+    with aureus(lab) as server:
         for tree in range(TREES):
             server.post("/v1/budgets", {"budget_id": f"bench-{tree}", "label": "Bench", "currency": "EUR", "limit_minor": 10**12})
         body = json.dumps({"amount_minor": 1}).encode()
@@ -51,7 +51,7 @@ def commands(lab: Lab) -> Iterator[Callable[[], Sample]]:
 @contextmanager
 def reads(lab: Lab) -> Iterator[Callable[[], Sample]]:
     """Views of 2 kB by id: glossary terms with long definitions, read with a token, in their tenant, with their ETag."""
-    with _server(lab) as server:
+    with aureus(lab) as server:
         _define_terms(server)
         folder = lab.subfolder("load")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, assert_never
 from pydantic import AwareDatetime, Field
 
 from domain.access import (
+    OWN_ACTORS,
     PREFIXES,
     AccessEvent,
     Actor,
@@ -123,6 +124,13 @@ def _register(registration: Registration, command: RegisterActor) -> list[Access
         f"Actor {command.actor_id} is registered already.",
         field="actor_id",
         remedy="Choose another id, or change the one that is there.",
+    )
+    require(
+        command.actor_id not in OWN_ACTORS,
+        "actor_id_reserved",
+        f"{command.actor_id} is Aureus itself: a key for it would let somebody act in its name.",
+        field="actor_id",
+        remedy="Choose another id.",
     )
     prefix = PREFIXES[command.kind]
     require(

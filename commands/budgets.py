@@ -1,6 +1,7 @@
 """What may be asked of a budget, and when the answer is yes."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Annotated, Any, assert_never
 
 from pydantic import AwareDatetime, Field
@@ -17,13 +18,17 @@ from domain.budgets import (
     FundsReleased,
     FundsReserved,
     Reservation,
+    SettingsChanged,
+    SettingsRolledBack,
     ThresholdReached,
     evolve,
     parent_of,
     path_of,
     root_of,
+    snapshot,
 )
 from domain.kernel import Asked, Command, Decider, require
+from domain.rollback import RollBack, require_version, restorable, settings_digest
 from domain.values import Currency, Identifier, Label, Minor, Money, Role
 
 STEWARDS = frozenset({Role.ADMIN, Role.APPROVER})
@@ -73,13 +78,29 @@ class ReleaseFunds(Command, name="budgets.release_funds", roles=SPENDERS):
     reservation_id: Identifier
 
 
+class ChangeSettings(Command, name="budgets.change_settings", roles=STEWARDS):
+    """Change what a budget is called, when it warns and when it runs; what is left out stays as it is."""
+
+    budget_id: BudgetId
+    label: Label | None = None
+    thresholds_percent: Annotated[tuple[Percent, ...], Field(max_length=10)] | None = None
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
+
+
+class RollBackSettings(RollBack, Command, name="budgets.roll_back_settings", roles=STEWARDS):
+    """Give a budget the settings back that it had at an earlier version of its tree; money is never touched."""
+
+    budget_id: BudgetId
+
+
 class CloseBudget(Command, name="budgets.close_budget", roles=STEWARDS):
     """Close a budget that has no open reservation and no open budget below it."""
 
     budget_id: BudgetId
 
 
-BudgetCommand = OpenBudget | FundBudget | ReserveFunds | CommitFunds | ReleaseFunds | CloseBudget
+BudgetCommand = OpenBudget | FundBudget | ReserveFunds | CommitFunds | ReleaseFunds | ChangeSettings | RollBackSettings | CloseBudget
 
 
 def decide(tree: BudgetTree, command: BudgetCommand, asked: Asked) -> list[BudgetEvent]:
@@ -120,18 +141,12 @@ def decide(tree: BudgetTree, command: BudgetCommand, asked: Asked) -> list[Budge
                 path=path_of(held.budget_id),
             )
             return [released]
+        case ChangeSettings():
+            return _change(_usable(tree, command.budget_id), command)
+        case RollBackSettings():
+            return [_rolled_back(_usable(tree, command.budget_id), command, asked)]
         case CloseBudget():
-            budget = _usable(tree, command.budget_id)
-            require(
-                budget.reserved_minor == 0,
-                "budget_has_reservations",
-                f"Budget {budget.budget_id} still holds reservations of {budget.reserved_minor}.",
-                reserved_minor=budget.reserved_minor,
-                remedy="Commit or release them first.",
-            )
-            below = sorted(b.budget_id for b in tree.budgets.values() if parent_of(b.budget_id) == budget.budget_id and not b.closed)
-            require(not below, "budget_has_children", f"Budgets are open below {budget.budget_id}.", open=below, remedy="Close them first.")
-            return [BudgetClosed(budget_id=budget.budget_id)]
+            return [_closed(tree, _usable(tree, command.budget_id))]
         case _:
             assert_never(command)
 
@@ -153,9 +168,45 @@ def _open(tree: BudgetTree, command: OpenBudget) -> list[BudgetEvent]:
             field="currency",
             remedy=f"Open it in {parent.currency}, or under a tree of its own.",
         )
-    if command.starts_at and command.ends_at:
-        require(command.starts_at < command.ends_at, "period_is_empty", "The period ends before it starts.", field="ends_at")
+    _require_period(command.starts_at, command.ends_at)
     return [BudgetOpened(**command.model_dump())]
+
+
+def _change(budget: Budget, command: ChangeSettings) -> list[BudgetEvent]:
+    stated = command.model_dump(exclude={"budget_id"}, exclude_none=True)
+    settings = budget.settings.model_copy(update=stated)
+    _require_period(settings.starts_at, settings.ends_at)
+    return [SettingsChanged(budget_id=budget.budget_id, settings=settings)] if settings != budget.settings else []
+
+
+def _rolled_back(budget: Budget, command: RollBackSettings, asked: Asked) -> SettingsRolledBack:
+    require_version(asked, command.to_version)
+    past: Budget | None = asked.past.budgets.get(budget.budget_id)
+    require(
+        past is not None,
+        "version_unknown",
+        f"At version {command.to_version} of its tree there was no budget {budget.budget_id} yet.",
+        field="to_version",
+        remedy="Choose a version at or after its opening: `aureus history` shows them.",
+    )
+    assert past is not None
+    settings = restorable(command, budget.settings, past.settings)
+    return SettingsRolledBack(
+        budget_id=budget.budget_id, to_version=command.to_version, snapshot=settings, snapshot_sha256=settings_digest(settings)
+    )
+
+
+def _closed(tree: BudgetTree, budget: Budget) -> BudgetClosed:
+    require(
+        budget.reserved_minor == 0,
+        "budget_has_reservations",
+        f"Budget {budget.budget_id} still holds reservations of {budget.reserved_minor}.",
+        reserved_minor=budget.reserved_minor,
+        remedy="Commit or release them first.",
+    )
+    below = sorted(b.budget_id for b in tree.budgets.values() if parent_of(b.budget_id) == budget.budget_id and not b.closed)
+    require(not below, "budget_has_children", f"Budgets are open below {budget.budget_id}.", open=below, remedy="Close them first.")
+    return BudgetClosed(budget_id=budget.budget_id)
 
 
 def _reserve(tree: BudgetTree, command: ReserveFunds, asked: Asked) -> list[BudgetEvent]:
@@ -190,7 +241,7 @@ def _money(minor: int, budget: Budget) -> Money:
 def _thresholds(path: list[Budget], amount_minor: int) -> Iterator[ThresholdReached]:
     for budget in path:
         used_minor = budget.used_minor + amount_minor
-        for percent in sorted(budget.thresholds_percent):
+        for percent in sorted(budget.settings.thresholds_percent):
             if percent not in budget.reached_percent and used_minor * 100 >= percent * budget.limit_minor:
                 yield ThresholdReached(
                     budget_id=budget.budget_id, threshold_percent=percent, used_minor=used_minor, limit_minor=budget.limit_minor
@@ -205,16 +256,22 @@ def _usable(tree: BudgetTree, budget_id: str) -> Budget:
     return budget
 
 
+def _require_period(starts_at: datetime | None, ends_at: datetime | None) -> None:
+    empty = starts_at is not None and ends_at is not None and starts_at >= ends_at
+    require(not empty, "period_is_empty", "The period ends before it starts.", field="ends_at", remedy="Let it end after it starts.")
+
+
 def _require_in_period(budget: Budget, asked: Asked) -> None:
-    started = budget.starts_at is None or budget.starts_at <= asked.at
-    ended = budget.ends_at is not None and asked.at >= budget.ends_at
+    starts_at, ends_at = budget.settings.starts_at, budget.settings.ends_at
+    started = starts_at is None or starts_at <= asked.at
+    ended = ends_at is not None and asked.at >= ends_at
     require(
         started and not ended,
         "outside_budget_period",
         f"Budget {budget.budget_id} is not in its period.",
         budget_id=budget.budget_id,
-        starts_at=budget.starts_at and budget.starts_at.isoformat(),
-        ends_at=budget.ends_at and budget.ends_at.isoformat(),
+        starts_at=starts_at and starts_at.isoformat(),
+        ends_at=ends_at and ends_at.isoformat(),
         remedy="Use a budget of the current period.",
     )
 
@@ -235,7 +292,20 @@ def _held(tree: BudgetTree, budget_id: str, reservation_id: str) -> Reservation:
 def _facts(tree: BudgetTree, command: BudgetCommand) -> dict[str, Any]:
     budget = tree.budgets.get(command.budget_id)
     currency = command.currency if isinstance(command, OpenBudget) else budget.currency if budget else None
-    return {"currency": currency, "is_root": parent_of(command.budget_id) is None}
+    return {"currency": currency, "is_root": parent_of(command.budget_id) is None, "amount_up_to": _amount_up_to(command)}
+
+
+def _amount_up_to(command: BudgetCommand) -> int | None:
+    """What is promised or granted, rounded up to two digits: verdicts can be remembered, and a limit of two digits still holds exactly."""
+    match command:
+        case OpenBudget():
+            minor = command.limit_minor
+        case FundBudget() | ReserveFunds():
+            minor = command.amount_minor
+        case _:
+            return None
+    step: int = 10 ** max(0, len(str(minor)) - 2)
+    return -(-minor // step) * step
 
 
 DECIDER: Decider[BudgetTree, BudgetCommand, BudgetEvent] = Decider(
@@ -244,8 +314,19 @@ DECIDER: Decider[BudgetTree, BudgetCommand, BudgetEvent] = Decider(
     initial=BudgetTree(),
     evolve=evolve,
     decide=decide,
-    commands=(OpenBudget, FundBudget, ReserveFunds, CommitFunds, ReleaseFunds, CloseBudget),
-    events=(BudgetOpened, BudgetFunded, FundsReserved, FundsCommitted, FundsReleased, ThresholdReached, BudgetClosed),
+    commands=(OpenBudget, FundBudget, ReserveFunds, CommitFunds, ReleaseFunds, ChangeSettings, RollBackSettings, CloseBudget),
+    events=(
+        BudgetOpened,
+        BudgetFunded,
+        FundsReserved,
+        FundsCommitted,
+        FundsReleased,
+        ThresholdReached,
+        SettingsChanged,
+        SettingsRolledBack,
+        BudgetClosed,
+    ),
     entity=lambda command: root_of(command.budget_id),
     facts=_facts,
+    snapshot=snapshot,
 )

@@ -1,12 +1,13 @@
-"""What may be asked of evidence: to keep bytes under their hash, and to say what they are."""
+"""What may be asked of evidence: to keep bytes under their hash, to say what they are, and to seal what is known of an action."""
 
-from typing import Final
+from typing import Any, Final
 
-from domain.evidence import Artifact, ArtifactKind, ArtifactRegistered, Count, EvidenceEvent, MediaType, evolve
+from domain.evidence import Artifact, ArtifactKind, ArtifactRegistered, Count, MediaType, Pack, PackSealed, evolve, evolve_pack
 from domain.kernel import Asked, Command, Decider, JsonObject, require
-from domain.values import Label, Role, Sha256
+from domain.values import EVERYBODY, Identifier, Label, Role, Sha256
 
 PROVIDERS: Final = frozenset({Role.ANALYST, Role.APPROVER, Role.ADMIN, Role.AGENT})
+SEALERS: Final = EVERYBODY - {Role.VIEWER}
 
 
 class RegisterArtifact(Command, name="evidence.register_artifact", roles=PROVIDERS):
@@ -21,7 +22,18 @@ class RegisterArtifact(Command, name="evidence.register_artifact", roles=PROVIDE
     failed: Count | None = None
 
 
-def decide(artifact: Artifact, command: RegisterArtifact, _asked: Asked) -> list[EvidenceEvent]:
+class SealPack(Command, name="evidence.seal_pack", roles=SEALERS):
+    """Keep the evidence of an action for ever as the two documents with these hashes, JSON and Markdown."""
+
+    action_id: Identifier
+    position: Count
+    json_sha256: Sha256
+    json_bytes: Count
+    markdown_sha256: Sha256
+    markdown_bytes: Count
+
+
+def decide(artifact: Artifact, command: RegisterArtifact, _asked: Asked) -> list[ArtifactRegistered]:
     counted = command.passed is not None and command.failed is not None
     uncounted = command.passed is None and command.failed is None
     require(
@@ -56,7 +68,22 @@ def _facts(_artifact: Artifact, command: RegisterArtifact) -> JsonObject:
     return {"kind": command.kind, "media_type": command.media_type}
 
 
-DECIDER: Decider[Artifact, RegisterArtifact, EvidenceEvent] = Decider(
+def decide_pack(pack: Pack, command: SealPack, _asked: Asked) -> list[PackSealed]:
+    sealed = PackSealed(**command.model_dump())
+    if pack.sealed is None:
+        return [sealed]
+    require(
+        pack.sealed == sealed,
+        "pack_sealed_differently",
+        f"The evidence of action {command.action_id} is sealed already, and reads differently today; what was sealed stands.",
+        field="action_id",
+        sealed=pack.sealed.model_dump(),
+        remedy="Compare it with the sealed one: this Aureus writes packs in another way, or its read models were changed.",
+    )
+    return []
+
+
+ARTIFACTS: Final[Decider[Artifact, RegisterArtifact, ArtifactRegistered]] = Decider(
     context="evidence",
     category="artifact",
     initial=Artifact(),
@@ -67,3 +94,14 @@ DECIDER: Decider[Artifact, RegisterArtifact, EvidenceEvent] = Decider(
     entity=lambda command: command.sha256,
     facts=_facts,
 )
+PACKS: Final[Decider[Pack, SealPack, PackSealed]] = Decider(
+    context="evidence",
+    category="pack",
+    initial=Pack(),
+    evolve=evolve_pack,
+    decide=decide_pack,
+    commands=(SealPack,),
+    events=(PackSealed,),
+    entity=lambda command: command.action_id,
+)
+DECIDERS: Final[tuple[Decider[Any, Any, Any], ...]] = (ARTIFACTS, PACKS)

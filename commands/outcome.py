@@ -59,4 +59,5 @@ def approval_json(parked: ActionParked) -> JsonObject:
         "quorum": parked.quorum,
         "action_digest": parked.intent.digest,
         "policy_version": parked.policy_version,
+        "required_evidence": list(parked.required_evidence),
     }

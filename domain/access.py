@@ -17,6 +17,8 @@ PersonId = Annotated[str, StringConstraints(pattern=r"^usr-[a-z0-9][a-z0-9-]*$",
 ApiKeyId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]{8,32}$")]
 
 PREFIXES: Final = MappingProxyType({ActorKind.PERSON: "usr-", ActorKind.AGENT: "agt-", ActorKind.SERVICE: "svc-"})
+OWN_ACTORS: Final = frozenset({"svc-aureus", "svc-bootstrap", "svc-reactions"})
+"""Aureus itself: it keeps the keys, makes the first actors, and reacts. Nobody else ever acts under these names."""
 
 
 class ActorRegistered(Event, name="access.actor_registered"):

@@ -1,7 +1,7 @@
 """An action: one command on its way through the Guard, and how it ended - allowed, blocked, or parked for approval.
 
 One such event is written for every command, in the same commit as the facts it led to: it is the audit entry and the
-sealed evidence in one.
+sealed evidence in one. It keeps what the policies were asked, so that the decision can be asked again.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,6 +12,9 @@ from domain.kernel import Event, JsonObject
 from domain.values import ActorKind, Identifier, Role, Sha256, Text
 
 Outcome = Literal["allowed", "blocked", "requires_approval"]
+GuardState = Literal["IDLE", "INTENT_VALIDATION", "POLICY_CHECK", "EXECUTION", "EVIDENCE_GEN", "COMPLETE", "BLOCKED"]
+GuardStep = tuple[GuardState, Annotated[int, Field(ge=0)]]
+"""A state of the Guard, and how many microseconds after the request the action entered it."""
 
 
 class PolicyResult(BaseModel):
@@ -49,21 +52,42 @@ class Intent(BaseModel):
     reason: Text | None = None
 
 
+class Snapshot(BaseModel):
+    """The settings of what an action changed, as they were before: the digest of their canonical JSON, and where they stand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stream: str
+    version: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+
+
 class _ActionEnded(BaseModel):
+    """What all endings share. `guard` is the way through the Guard, `question` what the policies were asked (None: nothing)."""
+
     intent: Intent
     policy_version: str
     policy_results: tuple[PolicyResult, ...] = ()
+    guard: tuple[GuardStep, ...] = ()
+    question: JsonObject | None = None
+
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """Schema 1 kept neither the way through the Guard nor the question; nothing stands in for them."""
+        assert schema == 1, f"no action was written under schema {schema}"
+        return data
 
 
-class ActionAllowed(Event, _ActionEnded, name="actions.action_allowed"):
+class ActionAllowed(_ActionEnded, Event, name="actions.action_allowed", schema=2):
     """The action was carried out; with its facts, tests and artifacts this is its sealed evidence."""
 
     outputs: tuple[Output, ...]
     artifacts: tuple[Sha256, ...] = ()
     approval_id: Identifier | None = None
+    snapshot: Snapshot | None = None
 
 
-class ActionBlocked(Event, _ActionEnded, name="actions.action_blocked"):
+class ActionBlocked(_ActionEnded, Event, name="actions.action_blocked", schema=2):
     """The action was refused: by a role, a policy, or the context's own rules (`code`)."""
 
     code: str
@@ -72,13 +96,14 @@ class ActionBlocked(Event, _ActionEnded, name="actions.action_blocked"):
     artifacts: tuple[Sha256, ...] = ()
 
 
-class ActionParked(Event, _ActionEnded, name="actions.action_parked"):
-    """The action waits for an approval that names its exact digest."""
+class ActionParked(_ActionEnded, Event, name="actions.action_parked", schema=2):
+    """The action waits, at the policy check, for an approval that names its exact digest; then it needs this evidence."""
 
     approval_id: Identifier
     approver_roles: tuple[Role, ...]
     quorum: Annotated[int, Field(ge=1)] = 1
     artifacts: tuple[Sha256, ...] = ()
+    required_evidence: tuple[str, ...] = ()
 
 
 ActionEvent = ActionAllowed | ActionBlocked | ActionParked

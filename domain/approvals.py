@@ -1,26 +1,37 @@
-"""An approval: the consent of people other than the requester to one exact action, good for one use until it expires."""
+"""An approval: the consent of people other than the requester to one exact action, good for one use until it expires.
 
-from collections.abc import Mapping
+Whoever may consent can delegate that for a while. All delegations of a tenant stand in one stream, because a decision
+on any request has to know who stands in for its requester as well.
+"""
+
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
-from typing import Annotated, Literal, assert_never
+from typing import Annotated, Final, Literal, assert_never, get_args
 
+from immutables import Map
 from pydantic import Field
 
 from domain.kernel import Event, JsonObject
-from domain.values import Identifier, Label, Role, Sha256, Text
+from domain.values import Identifier, Label, Role, Sha256, StreamName, Text
 
 ApprovalType = Literal["pipeline_deploy", "policy_change", "pii_access", "dataset_onboard", "action"]
 RiskLevel = Literal["low", "medium", "high"]
-Status = Literal["pending", "approved", "rejected", "withdrawn", "expired", "used"]
+RISKS: Final[tuple[RiskLevel, ...]] = get_args(RiskLevel)
+"""From the least on."""
+Status = Literal["pending", "approved", "rejected", "withdrawn", "expired", "voided", "used"]
 Quorum = Annotated[int, Field(ge=1, le=20)]
+StreamVersion = Annotated[int, Field(ge=0)]
+DELEGATIONS: Final = "authority:delegations"
+"""The stream of a tenant's delegations."""
 
 
-class ApprovalRequested(Event, name="approvals.approval_requested"):
+class ApprovalRequested(Event, name="approvals.approval_requested", schema=2):
     """Somebody asked for consent to the action with this digest, under this policy version, until it expires.
 
-    Without a command it is consent to a thing known by its digest alone, and carries no command out.
+    `seen_version` is that of the stream the action changes: it is consent to the change of that very thing. Without a
+    command it is consent to a thing known by its digest alone, and carries no command out.
     """
 
     approval_id: Identifier
@@ -32,20 +43,33 @@ class ApprovalRequested(Event, name="approvals.approval_requested"):
     action_digest: Sha256
     command: Label | None = None
     inputs: JsonObject | None = None
-    stream: Label | None = None
+    stream: StreamName | None = None
+    seen_version: StreamVersion | None = None
     policy_version: Label | None = None
     approver_roles: tuple[Role, ...]
     quorum: Quorum
+    escalates_at: datetime | None = None
     expires_at: datetime
 
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """Schema 1 knew neither `seen_version` nor `escalates_at`: such a request is bound to no version and never escalates."""
+        return data
 
-class ApproverAgreed(Event, name="approvals.approver_agreed"):
-    """One approver agreed, in the roles held at that moment."""
+
+class ApproverAgreed(Event, name="approvals.approver_agreed", schema=2):
+    """One approver agreed, in the roles held at that moment; for somebody else, in the roles of whoever had delegated."""
 
     approval_id: Identifier
     approver: Identifier
+    on_behalf_of: Identifier | None = None
     roles: tuple[Role, ...]
     comment: Text | None = None
+
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """Schema 1 knew no delegation: everybody spoke for themselves."""
+        return data
 
 
 class ApprovalGranted(Event, name="approvals.approval_granted"):
@@ -55,13 +79,26 @@ class ApprovalGranted(Event, name="approvals.approval_granted"):
     approvers: tuple[Identifier, ...]
 
 
-class ApprovalRejected(Event, name="approvals.approval_rejected"):
+class ApprovalRejected(Event, name="approvals.approval_rejected", schema=2):
     """One approver said no, and why; that settles it."""
 
     approval_id: Identifier
     approver: Identifier
+    on_behalf_of: Identifier | None = None
     roles: tuple[Role, ...]
     comment: Text
+
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """Schema 1 knew no delegation: everybody spoke for themselves."""
+        return data
+
+
+class ApprovalEscalated(Event, name="approvals.approval_escalated"):
+    """It has waited too long: these roles may decide as well from now on. It still takes the same quorum."""
+
+    approval_id: Identifier
+    to_roles: tuple[Role, ...]
 
 
 class ApprovalWithdrawn(Event, name="approvals.approval_withdrawn"):
@@ -77,6 +114,13 @@ class ApprovalExpired(Event, name="approvals.approval_expired"):
     approval_id: Identifier
 
 
+class ApprovalVoided(Event, name="approvals.approval_voided"):
+    """It was taken out of force from outside, whether granted yet or not."""
+
+    approval_id: Identifier
+    reason: Text
+
+
 class ApprovalUsed(Event, name="approvals.approval_used"):
     """The approved action was carried out, in the same commit as this event."""
 
@@ -85,7 +129,17 @@ class ApprovalUsed(Event, name="approvals.approval_used"):
     action_digest: Sha256
 
 
-ApprovalEvent = ApprovalRequested | ApproverAgreed | ApprovalGranted | ApprovalRejected | ApprovalWithdrawn | ApprovalExpired | ApprovalUsed
+ApprovalEvent = (
+    ApprovalRequested
+    | ApproverAgreed
+    | ApprovalGranted
+    | ApprovalRejected
+    | ApprovalWithdrawn
+    | ApprovalExpired
+    | ApprovalEscalated
+    | ApprovalVoided
+    | ApprovalUsed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +149,9 @@ class Approval:
     request: ApprovalRequested | None = None
     status: Status = "pending"
     agreed: Mapping[str, frozenset[Role]] = field(default_factory=lambda: MappingProxyType({}))
+    heard: frozenset[str] = frozenset()
+    """Everybody who agreed, and everybody for whom somebody agreed: each of them is one vote, and it is spent."""
+    escalated_to: frozenset[Role] = frozenset()
 
 
 def evolve(approval: Approval, event: ApprovalEvent) -> Approval:
@@ -102,7 +159,8 @@ def evolve(approval: Approval, event: ApprovalEvent) -> Approval:
         case ApprovalRequested():
             return Approval(request=event)
         case ApproverAgreed():
-            return replace(approval, agreed={**approval.agreed, event.approver: frozenset(event.roles)})
+            agreed = {**approval.agreed, event.approver: frozenset(event.roles)}
+            return replace(approval, agreed=agreed, heard=approval.heard | {event.approver, event.on_behalf_of or event.approver})
         case ApprovalGranted():
             return replace(approval, status="approved")
         case ApprovalRejected():
@@ -111,7 +169,65 @@ def evolve(approval: Approval, event: ApprovalEvent) -> Approval:
             return replace(approval, status="withdrawn")
         case ApprovalExpired():
             return replace(approval, status="expired")
+        case ApprovalEscalated():
+            return replace(approval, escalated_to=frozenset(event.to_roles))
+        case ApprovalVoided():
+            return replace(approval, status="voided")
         case ApprovalUsed():
             return replace(approval, status="used")
+        case _:
+            assert_never(event)
+
+
+class AuthorityDelegated(Event, name="approvals.authority_delegated"):
+    """One person lets another decide on requests for them: for a time, up to a risk, of some types or (none named) of all."""
+
+    delegation_id: Identifier
+    delegator: Identifier
+    delegate: Identifier
+    types: tuple[ApprovalType, ...] = ()
+    risk_up_to: RiskLevel
+    starts_at: datetime
+    ends_at: datetime
+    comment: Text | None = None
+
+
+class AuthorityRevoked(Event, name="approvals.authority_revoked"):
+    """A delegation is worth nothing from now on; what was decided by it stays decided."""
+
+    delegation_id: Identifier
+    comment: Text | None = None
+
+
+AuthorityEvent = AuthorityDelegated | AuthorityRevoked
+
+
+@dataclass(frozen=True, slots=True)
+class Delegations:
+    """A tenant's delegations that were not revoked, by id."""
+
+    standing: Map[str, AuthorityDelegated] = field(default_factory=Map)
+
+    def delegates_of(self, people: Collection[str], at: datetime) -> frozenset[str]:
+        """Whoever stands in for one of these people, or is going to: such a person is not independent of them."""
+        return frozenset(one.delegate for one in self.standing.values() if one.delegator in people and at < one.ends_at)
+
+    def cover(self, delegate: str, delegator: str, request: ApprovalRequested, at: datetime) -> bool:
+        """Whether one may decide on this request for the other at this moment."""
+        return any(
+            (one.delegate, one.delegator) == (delegate, delegator)
+            and one.starts_at <= at < one.ends_at
+            and (not one.types or request.type in one.types)
+            and RISKS.index(request.risk_level) <= RISKS.index(one.risk_up_to)
+            for one in self.standing.values()
+        )
+
+
+def evolve_delegations(delegations: Delegations, event: AuthorityEvent) -> Delegations:
+    match event:
+        case AuthorityDelegated():
+            return Delegations(delegations.standing.set(event.delegation_id, event))
+        case AuthorityRevoked():
+            return Delegations(delegations.standing.delete(event.delegation_id))
         case _:
             assert_never(event)

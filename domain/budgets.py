@@ -4,13 +4,13 @@ A budget's id is its path from the root (`eu-lake.ingest.nightly`), so an id alo
 """
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Annotated, assert_never
 
 from immutables import Map
-from pydantic import AwareDatetime, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
 
-from domain.kernel import Event
+from domain.kernel import Event, JsonObject
+from domain.rollback import RolledBack, settings_json
 from domain.values import Currency, Identifier, Label, Minor
 
 BudgetId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)]
@@ -28,6 +28,17 @@ def path_of(budget_id: str) -> tuple[str, ...]:
     """The budget and all above it, root last."""
     parts = budget_id.split(".")
     return tuple(".".join(parts[:length]) for length in range(len(parts), 0, -1))
+
+
+class BudgetSettings(BaseModel):
+    """What of a budget is decided by people and is no money: this a rollback restores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: Label
+    thresholds_percent: tuple[int, ...] = ()
+    starts_at: AwareDatetime | None = None
+    ends_at: AwareDatetime | None = None
 
 
 class BudgetOpened(Event, name="budgets.budget_opened"):
@@ -87,13 +98,37 @@ class ThresholdReached(Event, name="budgets.threshold_reached"):
     limit_minor: Minor
 
 
+class SettingsChanged(Event, name="budgets.settings_changed"):
+    """The budget's settings read like this from now on."""
+
+    budget_id: BudgetId
+    settings: BudgetSettings
+
+
+class SettingsRolledBack(RolledBack, Event, name="budgets.settings_rolled_back"):
+    """The budget's settings are again those it had at an earlier version of its tree; its money is as it was."""
+
+    budget_id: BudgetId
+    snapshot: BudgetSettings
+
+
 class BudgetClosed(Event, name="budgets.budget_closed"):
     """Nothing more can be promised on this budget."""
 
     budget_id: BudgetId
 
 
-BudgetEvent = BudgetOpened | BudgetFunded | FundsReserved | FundsCommitted | FundsReleased | ThresholdReached | BudgetClosed
+BudgetEvent = (
+    BudgetOpened
+    | BudgetFunded
+    | FundsReserved
+    | FundsCommitted
+    | FundsReleased
+    | ThresholdReached
+    | SettingsChanged
+    | SettingsRolledBack
+    | BudgetClosed
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +138,7 @@ class Budget:
     budget_id: str
     currency: str
     limit_minor: int
-    thresholds_percent: tuple[int, ...] = ()
-    starts_at: datetime | None = None
-    ends_at: datetime | None = None
+    settings: BudgetSettings
     reserved_minor: int = 0
     spent_minor: int = 0
     reached_percent: frozenset[int] = frozenset()
@@ -135,20 +168,15 @@ class BudgetTree:
     budgets: Map[str, Budget] = field(default_factory=Map)
     reservations: Map[str, Reservation] = field(default_factory=Map)
     """Persistent maps: a new state shares all but what changed with the old, however many reservations are open."""
+    settings: Map[str, JsonObject] = field(default_factory=Map)
+    """Of every budget, as JSON and kept ready, for whoever moves money has a snapshot of them taken."""
 
 
 def evolve(tree: BudgetTree, event: BudgetEvent) -> BudgetTree:
     match event:
         case BudgetOpened():
-            budget = Budget(
-                event.budget_id,
-                event.currency,
-                event.limit_minor,
-                event.thresholds_percent,
-                event.starts_at,
-                event.ends_at,
-            )
-            return replace(tree, budgets=tree.budgets.set(budget.budget_id, budget))
+            settings = BudgetSettings(**event.model_dump(include=set(BudgetSettings.model_fields)))
+            return _set(tree, Budget(event.budget_id, event.currency, event.limit_minor, settings))
         case BudgetFunded():
             budget = tree.budgets[event.budget_id]
             return _with(tree, replace(budget, limit_minor=event.limit_minor, reached_percent=frozenset()))
@@ -169,6 +197,10 @@ def evolve(tree: BudgetTree, event: BudgetEvent) -> BudgetTree:
         case ThresholdReached():
             budget = tree.budgets[event.budget_id]
             return _with(tree, replace(budget, reached_percent=budget.reached_percent | {event.threshold_percent}))
+        case SettingsChanged():
+            return _set(tree, replace(tree.budgets[event.budget_id], settings=event.settings))
+        case SettingsRolledBack():
+            return _set(tree, replace(tree.budgets[event.budget_id], settings=event.snapshot))
         case BudgetClosed():
             return _with(tree, replace(tree.budgets[event.budget_id], closed=True))
         case _:
@@ -183,5 +215,15 @@ def _with(tree: BudgetTree, *changed: Budget) -> BudgetTree:
     return replace(tree, budgets=tree.budgets.update({budget.budget_id: budget for budget in changed}))
 
 
+def _set(tree: BudgetTree, budget: Budget) -> BudgetTree:
+    """The tree with a budget whose settings are new."""
+    return replace(_with(tree, budget), settings=tree.settings.set(budget.budget_id, settings_json(budget.settings)))
+
+
 def _settle(tree: BudgetTree, reservation_id: str) -> BudgetTree:
     return replace(tree, reservations=tree.reservations.delete(reservation_id))
+
+
+def snapshot(tree: BudgetTree) -> JsonObject | None:
+    """The settings of every budget of the tree by its id, as JSON."""
+    return dict(tree.settings) or None

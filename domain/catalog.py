@@ -13,6 +13,7 @@ from typing import Annotated, assert_never
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from domain.kernel import Event, JsonObject
+from domain.rollback import RolledBack, settings_json
 from domain.values import MAX_SAFE_INTEGER, Duration, Identifier, Label, Personal, Text
 
 Count = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER, strict=True)]
@@ -96,6 +97,34 @@ class Upstream(_Value):
 
     dataset_id: Identifier
     columns: Annotated[tuple[ColumnLineage, ...], Field(max_length=1_000)] = ()
+
+
+class ColumnMeaning(_Value):
+    """A column, and the term that says what it means."""
+
+    column: Label
+    term_id: Identifier
+
+
+class Deprecation(_Value):
+    """Why nobody should build on a dataset any more, and what to use in its place."""
+
+    reason: Text
+    replaced_by: Identifier | None = None
+
+
+class DatasetSettings(_Value):
+    """What of a dataset is decided by people, and what a rollback restores; refreshes and usage happened, and stay."""
+
+    profile: Profile
+    columns: tuple[ColumnSpec, ...] = ()
+    owners: dict[Identifier, Label] = {}
+    tags: tuple[Label, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+    meanings: tuple[ColumnMeaning, ...] = ()
+    freshness_sla: Duration | None = None
+    contract: JsonObject | None = None
+    deprecation: Deprecation | None = None
 
 
 def highest_pii(columns: Iterable[ColumnSpec]) -> PiiLevel:
@@ -233,6 +262,23 @@ class DatasetReinstated(Event, name="catalog.dataset_reinstated"):
     dataset_id: Identifier
 
 
+class DatasetRolledBack(RolledBack, Event, name="catalog.dataset_rolled_back"):
+    """The dataset's settings are again those of an earlier version.
+
+    Where its columns differ, its schema has a new `revision`; `added`, `removed` and `changed` say how. `upstreams_removed` and
+    `meanings_removed` are what is no longer so besides.
+    """
+
+    dataset_id: Identifier
+    snapshot: DatasetSettings
+    revision: Count | None = None
+    added: tuple[Label, ...] = ()
+    removed: tuple[Label, ...] = ()
+    changed: tuple[ColumnChange, ...] = ()
+    upstreams_removed: tuple[Identifier, ...] = ()
+    meanings_removed: tuple[ColumnMeaning, ...] = ()
+
+
 class TermDefined(Event, name="catalog.term_defined"):
     """A business term has a meaning from now on."""
 
@@ -252,6 +298,7 @@ class TermRevised(Event, name="catalog.term_revised"):
 
 
 RelationEvent = OwnerAssigned | OwnerRemoved | OwnerContactRecorded | LineageRecorded | LineageRemoved | TermLinked | TermUnlinked
+StandingEvent = DatasetDeprecated | DatasetReinstated | DatasetRolledBack
 DatasetEvent = (
     DatasetRegistered
     | DatasetDescribed
@@ -261,8 +308,7 @@ DatasetEvent = (
     | DatasetRefreshed
     | UsageRecorded
     | ContractRecorded
-    | DatasetDeprecated
-    | DatasetReinstated
+    | StandingEvent
     | RelationEvent
 )
 TermEvent = TermDefined | TermRevised
@@ -287,8 +333,29 @@ class Dataset:
     freshness_sla: str | None = None
     last_refresh_at: datetime | None = None
     contract: JsonObject | None = None
-    deprecated: bool = False
-    replaced_by: str | None = None
+    deprecation: Deprecation | None = None
+
+    @property
+    def deprecated(self) -> bool:
+        return self.deprecation is not None
+
+    @property
+    def replaced_by(self) -> str | None:
+        return self.deprecation.replaced_by if self.deprecation else None
+
+    @property
+    def settings(self) -> DatasetSettings:
+        return DatasetSettings(
+            profile=self.profile,
+            columns=self.columns,
+            owners=dict(self.owners),
+            tags=self.tags,
+            upstreams=tuple(self.upstreams[dataset_id] for dataset_id in sorted(self.upstreams)),
+            meanings=tuple(ColumnMeaning(column=column, term_id=term_id) for column, term_id in sorted(self.term_links)),
+            freshness_sla=self.freshness_sla,
+            contract=self.contract,
+            deprecation=self.deprecation,
+        )
 
     def has_column(self, name: str) -> bool:
         return any(column.name == name for column in self.columns)
@@ -310,6 +377,8 @@ def evolve(dataset: Dataset | None, event: DatasetEvent) -> Dataset:
     assert dataset is not None, "a dataset's first event registers it"
     if isinstance(event, RelationEvent):
         return _relate(dataset, event)
+    if isinstance(event, StandingEvent):
+        return _stand(dataset, event)
     match event:
         case DatasetDescribed():
             return replace(dataset, profile=event.profile)
@@ -325,10 +394,6 @@ def evolve(dataset: Dataset | None, event: DatasetEvent) -> Dataset:
             return dataset
         case ContractRecorded():
             return replace(dataset, contract=event.contract)
-        case DatasetDeprecated():
-            return replace(dataset, deprecated=True, replaced_by=event.replaced_by)
-        case DatasetReinstated():
-            return replace(dataset, deprecated=False, replaced_by=None)
         case _:
             assert_never(event)
 
@@ -352,6 +417,41 @@ def _relate(dataset: Dataset, event: RelationEvent) -> Dataset:
             return replace(dataset, term_links=dataset.term_links - {(event.column, event.term_id)})
         case _:
             assert_never(event)
+
+
+def _stand(dataset: Dataset, event: StandingEvent) -> Dataset:
+    match event:
+        case DatasetDeprecated():
+            return replace(dataset, deprecation=Deprecation(reason=event.reason, replaced_by=event.replaced_by))
+        case DatasetReinstated():
+            return replace(dataset, deprecation=None)
+        case DatasetRolledBack():
+            return _restored(dataset, event)
+        case _:
+            assert_never(event)
+
+
+def _restored(dataset: Dataset, event: DatasetRolledBack) -> Dataset:
+    settings = event.snapshot
+    return replace(
+        dataset,
+        profile=settings.profile,
+        columns=settings.columns,
+        schema_version=event.revision or dataset.schema_version,
+        owners=settings.owners,
+        contacts=dataset.contacts & settings.owners.keys(),
+        tags=settings.tags,
+        upstreams={upstream.dataset_id: upstream for upstream in settings.upstreams},
+        term_links=frozenset((meaning.column, meaning.term_id) for meaning in settings.meanings),
+        freshness_sla=settings.freshness_sla,
+        contract=settings.contract,
+        deprecation=settings.deprecation,
+    )
+
+
+def snapshot(dataset: Dataset | None) -> JsonObject | None:
+    """The settings that a rollback restores, as JSON."""
+    return settings_json(dataset.settings) if dataset else None
 
 
 def evolve_term(_term: Term | None, event: TermEvent) -> Term:

@@ -6,4 +6,4 @@ Each name stands for one module per folder: `domain.<name>` (events, state), `co
 
 from typing import Final
 
-CONTEXTS: Final = ("access", "catalog", "approvals", "budgets", "evidence")
+CONTEXTS: Final = ("access", "agents", "catalog", "approvals", "budgets", "evidence", "notifications", "pipelines", "policies")

@@ -1,4 +1,4 @@
-"""Evidence: the files and test results that an action rests on, known for ever by the hash of their bytes.
+"""Evidence: the files and test results that an action rests on, and its sealed packs, known for ever by the hash of their bytes.
 
 The actions themselves, each the sealed evidence of what it did, are in `domain.actions`.
 """
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from domain.kernel import Event
-from domain.values import MAX_SAFE_INTEGER, Label, Sha256
+from domain.values import MAX_SAFE_INTEGER, Identifier, Label, Sha256
 
 ArtifactKind = Literal["file", "test_result", "data_contract", "sql", "lineage", "snapshot", "impact_analysis", "rollback_plan", "report"]
 MediaType = Annotated[str, Field(pattern=r"^[a-z0-9.+-]+/[A-Za-z0-9.+-]+$", max_length=100)]
@@ -28,7 +28,15 @@ class ArtifactRegistered(Event, name="evidence.artifact_registered"):
     failed: Count | None = None
 
 
-EvidenceEvent = ArtifactRegistered
+class PackSealed(Event, name="evidence.pack_sealed"):
+    """The evidence of an action, as it stood at the action's own position, is kept as two documents with these hashes."""
+
+    action_id: Identifier
+    position: Count
+    json_sha256: Sha256
+    json_bytes: Count
+    markdown_sha256: Sha256
+    markdown_bytes: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +46,16 @@ class Artifact:
     registered: ArtifactRegistered | None = None
 
 
-def evolve(_artifact: Artifact, event: EvidenceEvent) -> Artifact:
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """The sealed pack of one action; None before it was sealed."""
+
+    sealed: PackSealed | None = None
+
+
+def evolve(_artifact: Artifact, event: ArtifactRegistered) -> Artifact:
     return Artifact(event)
+
+
+def evolve_pack(_pack: Pack, event: PackSealed) -> Pack:
+    return Pack(event)

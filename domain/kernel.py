@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from domain.values import ActorKind, Personal, Role
 
 JsonObject = dict[str, Any]
+_NOTHING: Final[Mapping[str, Any]] = types.MappingProxyType({})
 
 
 class Refused(Exception):
@@ -165,9 +166,14 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def json_digest(value: JsonObject) -> str:
+    """SHA-256, in hex, over a value's canonical JSON."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 def command_digest(command_name: str, intent: JsonObject) -> str:
-    """SHA-256, in hex, over the canonical JSON of a command's name and intent."""
-    return hashlib.sha256(orjson.dumps({"command": command_name, "intent": intent}, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    """The digest of a command's name and intent."""
+    return json_digest({"command": command_name, "intent": intent})
 
 
 class Command(BaseModel):
@@ -180,6 +186,8 @@ class Command(BaseModel):
 
     command_name: ClassVar[str] = ""
     roles: ClassVar[frozenset[Role]] = frozenset()
+    restrains: ClassVar[bool] = False
+    """It only takes power away, like a stop: carried out even when the policies cannot answer, for a no would be the risk."""
     personal: ClassVar[Mapping[str, Personal]] = types.MappingProxyType({})
 
     def __init_subclass__(cls, *, name: str, roles: frozenset[Role], **kwargs: Any) -> None:
@@ -196,6 +204,14 @@ class Command(BaseModel):
         """What is asked, as the ledger may keep it: personal fields are left out."""
         data: JsonObject = self.__pydantic_serializer__.to_python(self, mode="json", exclude_none=True, exclude=set(self.personal) or None)
         return data
+
+    def past_version(self) -> int | None:
+        """The version of its stream whose state the decision needs as well (`Asked.past`); a rollback names one."""
+        return None
+
+    def relies_on(self) -> tuple[str, ...]:
+        """Streams whose states the decision needs (`Asked.others`), and which must not move before it is written."""
+        return ()
 
     def digest(self) -> str:
         """SHA-256 over the command's name and canonical JSON; an approval is bound to it."""
@@ -221,6 +237,12 @@ class Asked:
     by: Asker
     at: datetime
     action_id: UUID
+    past: Any = None
+    """The state its stream had at the command's `past_version`; None when there was no such version."""
+    others: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """The states of the streams that the command `relies_on`, by stream."""
+    version: int = 0
+    """The version of its stream that is decided on; what comes of it is written at the next."""
 
 
 S = TypeVar("S")
@@ -232,12 +254,22 @@ def _no_facts(_state: Any, _command: Any) -> JsonObject:
     return {}
 
 
+def _no_snapshot(_state: Any) -> JsonObject | None:
+    return None
+
+
+def _no_more_facts(_state: Any, _past: Any) -> JsonObject:
+    return {}
+
+
 @dataclass(frozen=True)
 class Decider(Generic[S, C, E]):
     """A context's rules in three pure functions: what follows from a command, what an event changes, what policies see.
 
     `entity(command)` names the stream's entity; `facts(state, command)` are the attributes policies may judge
     (JSON values that classify - a domain, a PII level, an amount - never free text, so equal cases decide alike).
+    `snapshot(state)` are the settings that a rollback restores, as JSON values; None when there is nothing to restore.
+    `past_facts(state, past)` are what policies judge besides when a command brings back the settings of a past state.
     """
 
     context: str
@@ -249,6 +281,8 @@ class Decider(Generic[S, C, E]):
     events: tuple[type[E], ...]
     entity: Callable[[C], str]
     facts: Callable[[S, C], JsonObject] = field(default=_no_facts)
+    snapshot: Callable[[S], JsonObject | None] = field(default=_no_snapshot)
+    past_facts: Callable[[S, S], JsonObject] = field(default=_no_more_facts)
 
     def stream(self, command: C) -> str:
         return f"{self.category}:{self.entity(command)}"

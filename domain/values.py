@@ -18,6 +18,9 @@ _ID_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._@+=~-]*$"
 Identifier = Annotated[str, StringConstraints(pattern=_ID_PATTERN, max_length=200)]
 """An opaque id: ASCII, no colon (the colon parts a stream's category from its entity)."""
 
+StreamName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+"""A stream: a category, a colon and an entity's id."""
+
 Text = Annotated[str, StringConstraints(max_length=4_000, strip_whitespace=True)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 Minor = Annotated[int, Field(ge=0, le=MAX_SAFE_INTEGER, strict=True)]

@@ -8,16 +8,18 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import IO, Final, ParamSpec, Protocol, TypeVar
 
 CHUNK_BYTES: Final = 256 * 1024
 MAX_BLOB_BYTES: Final = 64 * 1024 * 1024
 _LEFTOVER_SECONDS: Final = 3600
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class BlobTooLarge(Exception):
@@ -40,9 +42,17 @@ class BlobTampered(Exception):
     """The bytes kept under this hash are not the bytes that were put there."""
 
     def __init__(self, sha256: str, found: str) -> None:
-        super().__init__(f"Blob {sha256} now hashes to {found}: it was changed where it is kept; put the original again to mend it.")
+        super().__init__(f"Blob {sha256} was changed where it is kept: found {found}. Put the original again to mend it.")
         self.sha256 = sha256
         self.found = found
+
+
+class BlobsUnavailable(Exception):
+    """The store cannot answer now: why, and what would help. Nothing was kept."""
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +64,17 @@ class Blob:
 
 
 class BlobStore(Protocol):
-    """Keeps bytes under their hash."""
+    """Keeps bytes under their hash. Every question to it may raise BlobsUnavailable."""
 
     async def put(self, chunks: AsyncIterable[bytes]) -> Blob:
-        """Keeps the bytes durably before it returns, or keeps none of them. Raises BlobTooLarge."""
+        """Keeps the bytes durably before it returns, or keeps none of them. Bytes that are kept already, or were
+        changed where they are kept, are thereby whole again. Raises BlobTooLarge."""
 
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
         """The bytes, every one of them verified before the first is given out. Raises BlobMissing, BlobTampered."""
+
+    async def has(self, sha256: str) -> bool:
+        """Whether exactly these bytes are known to be kept."""
 
 
 class LocalBlobs:
@@ -80,37 +94,33 @@ class LocalBlobs:
         self._sweep()
 
     async def put(self, chunks: AsyncIterable[bytes]) -> Blob:
-        digest, size_bytes, waiting = hashlib.sha256(), 0, bytearray()
-        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._aside)
+        descriptor, name = await on_disk(tempfile.mkstemp, dir=self._aside)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                async for chunk in chunks:
-                    size_bytes += len(chunk)
-                    if size_bytes > self._max_bytes:
-                        raise BlobTooLarge(self._max_bytes)
-                    waiting += chunk
-                    if len(waiting) >= CHUNK_BYTES:
-                        await asyncio.to_thread(_write, file, digest, bytes(waiting))
-                        waiting.clear()
-                await asyncio.to_thread(_write, file, digest, bytes(waiting))
-                await asyncio.to_thread(self._keep, file, Path(name), digest.hexdigest())
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
+                blob = await spool(chunks, file, self._max_bytes)
+                await on_disk(self._keep, file, Path(name), blob.sha256)
         except BaseException:
             _discard(Path(name))
             raise
-        return Blob(digest.hexdigest(), size_bytes)
+        return blob
 
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
-        file = await asyncio.to_thread(self._open_verified, sha256)
-        return _chunks(file)
+        return given_out(await on_disk(self._open_verified, sha256))
+
+    async def has(self, sha256: str) -> bool:
+        try:
+            (await on_disk(self._open_verified, sha256)).close()
+        except (BlobMissing, BlobTampered):
+            return False
+        return True
 
     def _path(self, sha256: str) -> Path:
-        if not _SHA256.fullmatch(sha256):
+        if not SHA256.fullmatch(sha256):
             raise BlobMissing(sha256)
         return self._root / sha256[:2] / sha256
 
-    def _keep(self, file: BinaryIO, aside: Path, sha256: str) -> None:
+    def _keep(self, file: IO[bytes], aside: Path, sha256: str) -> None:
         """Gives the finished file its name. It replaces one that is there: equal bytes, or tampered ones that it mends."""
-        file.flush()
         os.fsync(file.fileno())
         final = self._path(sha256)
         final.parent.mkdir(mode=0o700, exist_ok=True)
@@ -118,7 +128,7 @@ class LocalBlobs:
         aside.replace(final)
         _sync_folder(final.parent)
 
-    def _open_verified(self, sha256: str) -> BinaryIO:
+    def _open_verified(self, sha256: str) -> IO[bytes]:
         """The file, read through once: it is given out from the descriptor that was verified, not opened again by name."""
         try:
             file = self._path(sha256).open("rb")
@@ -142,9 +152,52 @@ class LocalBlobs:
                     leftover.unlink()
 
 
-def _write(file: BinaryIO, digest: hashlib._Hash, chunk: bytes) -> None:
-    digest.update(chunk)
-    file.write(chunk)
+async def spool(chunks: AsyncIterable[bytes], file: IO[bytes], max_bytes: int) -> Blob:
+    """Writes bytes to an unbuffered file as they come, hashing them on the way. Raises BlobTooLarge, BlobsUnavailable.
+
+    Unbuffered, because what a full disk refused would else be tried once more, and fail, where the file is closed.
+    """
+    digest, size_bytes, waiting = hashlib.sha256(), 0, bytearray()
+
+    def write(piece: bytes) -> None:
+        digest.update(piece)
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[file.write(rest) :]
+
+    async for chunk in chunks:
+        size_bytes += len(chunk)
+        if size_bytes > max_bytes:
+            raise BlobTooLarge(max_bytes)
+        waiting += chunk
+        if len(waiting) >= CHUNK_BYTES:
+            await on_disk(write, bytes(waiting))
+            waiting.clear()
+    await on_disk(write, bytes(waiting))
+    return Blob(digest.hexdigest(), size_bytes)
+
+
+async def pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """A file from its beginning, piece by piece."""
+    await on_disk(file.seek, 0)
+    while piece := await on_disk(file.read, CHUNK_BYTES):
+        yield piece
+
+
+async def given_out(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """A file from its beginning, piece by piece; closed when the reader has it all or goes away."""
+    with file:
+        async for piece in pieces(file):
+            yield piece
+
+
+async def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Does it beside the event loop; raises BlobsUnavailable when the disk refuses."""
+    try:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    except OSError as error:
+        message = f"The artifact store cannot use its disk: {error.strerror}."
+        raise BlobsUnavailable(message, "Make room on it, or mend its folder, and send it again.") from error
 
 
 def _discard(aside: Path) -> None:
@@ -158,11 +211,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    try:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield chunk
-    finally:
-        file.close()

@@ -27,6 +27,8 @@ from projections.engine import OPEN, Folding, Projection, RowVersion
 
 CHUNK_EVENTS: Final = 512
 """Few enough that what a chunk leads to stays in the processor's caches, many enough that a round trip costs nothing."""
+TOLD_EVENTS: Final = 10_000
+"""Telling how far it is wakes another process: after every chunk that was a fifteenth of the work."""
 _BUFFER_BYTES: Final = 96 * 1024
 """Below the size from which the allocator asks the kernel for fresh pages each time."""
 _COPY: Final = "COPY {table} (tenant, id, from_position, to_position, doc) FROM STDIN (FREEZE)"
@@ -157,12 +159,15 @@ def build(work: Build, tell: Tell) -> None:
     with ExitStack() as stack:
         reading = stack.enter_context(psycopg.connect(work.dsn, autocommit=True))
         shadows = [_Shadow(stack, work.dsn, projection, plans) for projection, plans in zip(work.projections, work.tables, strict=True)]
+        told = 0
         for after in range(0, work.target, CHUNK_EVENTS):
             until = min(after + CHUNK_EVENTS, work.target)
             batch = events(reading, after, until, work.passed_over)
             for shadow in shadows:
                 shadow.fold(batch)
-            tell("folding", until - after)
+            if until - told >= TOLD_EVENTS or until == work.target:
+                tell("folding", until - told)
+                told = until
         for shadow in shadows:
             shadow.end()
         fillings = [filling for shadow in shadows for filling in shadow.tables.values()]

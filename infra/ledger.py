@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 from typing import Final
 
 from domain.kernel import Event, Recorded
 from domain.ledger import AlreadyAnswered, Append, Conflict, LedgerUnavailable, Receipt, StreamWrite
 from infra.envelope import recorded
-from infra.sealing import Batch, Head, Prepared, Sealer, StreamHead, StreamKey
+from infra.sealing import NO_EVENTS, Batch, Head, Prepared, Sealer, StreamHead, StreamKey
 from infra.store import HeadMoved, Store, StoredEvent, StreamTaken
 
 __all__ = ["AlreadyAnswered", "Append", "Conflict", "Ledger", "LedgerUnavailable", "Receipt", "StreamWrite"]
@@ -176,8 +176,9 @@ class Ledger:
         unknown = {key for key in unknown if key not in self._streams}
         try:
             if unknown:
-                for key, head in (await self.store.stream_heads(unknown)).items():
-                    self._streams.learn(key, head)
+                known = await self.store.stream_heads(unknown)
+                for key in unknown:  # that a stream has no events is worth knowing as well
+                    self._streams.learn(key, known.get(key, NO_EVENTS))
             for waiting in [waiting for waiting in group if waiting.tries]:
                 append = waiting.prepared.append
                 if append.remember and await self.store.remembered(append.tenant, append.remember.key):
@@ -262,6 +263,10 @@ class Ledger:
     async def read(self, after_position: int = 0, limit: int = 1_000) -> list[Recorded[Event]]:
         """Events in order of position."""
         return [_as_signed(event) for event in await self.store.read(after_position, limit)]
+
+    async def read_types(self, types: Collection[str], after_position: int, up_to: int) -> list[Recorded[Event]]:
+        """The events of some types among those up to a position, in order."""
+        return [_as_signed(event) for event in await self.store.read_types(types, after_position, up_to)]
 
     async def entries(self, after_position: int, limit: int) -> list[StoredEvent]:
         """The exact bytes, for those who verify."""

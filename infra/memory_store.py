@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from datetime import datetime
 
 from infra.sealing import Batch, Head, StreamHead, StreamKey
@@ -62,6 +62,9 @@ class MemoryStore:
 
     async def read(self, after_position: int, limit: int) -> list[StoredEvent]:
         return self.events[after_position : after_position + limit]
+
+    async def read_types(self, types: Collection[str], after_position: int, up_to: int) -> list[StoredEvent]:
+        return [event for event in self.events[after_position:up_to] if event.type in types]
 
     async def remembered(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
         return self._remembered.get((tenant, key))

@@ -5,6 +5,8 @@ worker killed and is blocked, alone; those behind it go to the next worker. Verd
 function of the bundle and the question.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import logging
@@ -13,15 +15,14 @@ import sys
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from commands.policy import APPROVAL_TTL_SECONDS, Verdict
-from domain.actions import PolicyResult
+from commands.policy import ENGINE, Verdict
 from domain.kernel import JsonObject
-from domain.values import Role
+from domain.policies import PolicySet
+from infra.policy_answers import Failure, is_safe, key_of, refusal, verdict_of
 from infra.policy_bundle import BUILTINS, ENTRYPOINT, OPERATORS, Bundle, BundleRefused, Problem
 
 DEFAULT_BUNDLE: Final = Path(__file__).resolve().parent.parent / "policies"
@@ -36,44 +37,7 @@ QUESTIONS_WAITING_MAX: Final = 10_000
 FRAME_BYTES_MAX: Final = 1 << 20
 
 _COMMAND: Final = (sys.executable, "-P", str(Path(__file__).with_name("policy_worker.py")))
-_STRICTNESS: Final = {"allow": 0, "require_approval": 1, "block": 2}
 _log = logging.getLogger(__name__)
-
-Outcome = Literal["allow", "block", "require_approval"]
-Failure = Literal["timeout", "crash", "undefined", "error", "garbage", "contradiction", "unavailable", "overloaded"]
-
-
-class _Finding(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    policy: str
-    outcome: Outcome
-    reason: str = ""
-    approver_roles: list[str] = []
-    quorum: int = 1
-    approval_ttl_seconds: int = APPROVAL_TTL_SECONDS
-
-
-class _Answer(BaseModel):
-    """What the entrypoint must evaluate to; anything else is garbage."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    outcome: Outcome
-    results: Annotated[list[_Finding], Field(min_length=1)]
-    approver_roles: tuple[Role, ...] = ()
-    quorum: Annotated[int, Field(ge=1, strict=True)] = 1
-    approval_ttl_seconds: Annotated[int, Field(ge=1, strict=True)] = APPROVAL_TTL_SECONDS
-
-
-class _Reply(BaseModel):
-    """What the worker says to a question."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    value: _Answer | None = None
-    failure: Literal["undefined", "error"] | None = None
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +61,7 @@ class PolicyEngine:
     def __init__(self, bundle: Bundle, *, timeout_s: float = EVALUATION_TIMEOUT_S) -> None:
         self._bundle = bundle
         self._timeout_s = timeout_s
-        self._hello = _hello(bundle, bundle.modules, [ENTRYPOINT])
+        self._hello = b""
         self._remembered: OrderedDict[bytes, Verdict] = OrderedDict()
         self._shared: dict[bytes, asyncio.Future[bytes | Failure]] = {}
         self._waiting: deque[_Waiting] = deque()
@@ -111,10 +75,15 @@ class PolicyEngine:
     def version(self) -> str:
         return self._bundle.version
 
+    async def rulebook(self, _policies: PolicySet) -> PolicyEngine:
+        """Itself, whatever a tenant has in force: this engine holds one bundle."""
+        return self
+
     async def start(self) -> None:
         """Load the bundle, or raise BundleRefused with every reason."""
         if problems := self._bundle.problems():
             raise BundleRefused(problems)
+        self._hello = _hello(self._bundle, self._bundle.modules, [ENTRYPOINT])
         self._process = await self._spawn()
         self._keeper = asyncio.create_task(self._keep(), name="policy worker")
         self._keeper.add_done_callback(lambda _: self._refuse_all("unavailable"))
@@ -131,7 +100,7 @@ class PolicyEngine:
 
     async def check(self, question: JsonObject) -> Verdict:
         """The verdict on a question; identical questions in flight share one evaluation."""
-        key = orjson.dumps(question, option=orjson.OPT_SORT_KEYS)
+        key = key_of(question)
         if (known := self._remembered.get(key)) is not None:
             self._remembered.move_to_end(key)
             return known
@@ -148,6 +117,8 @@ class PolicyEngine:
             answer.set_result("unavailable")
         elif len(self._waiting) >= QUESTIONS_WAITING_MAX:
             answer.set_result("overloaded")
+        elif not is_safe(key):
+            answer.set_result("unsafe_text")
         else:
             self._shared[key] = answer
             answer.add_done_callback(lambda _: self._shared.pop(key, None))
@@ -159,12 +130,12 @@ class PolicyEngine:
     def _judge(self, key: bytes, answer: bytes | Failure) -> Verdict:
         """The verdict that an answer stands for. What is not an answer of the bundle is not remembered."""
         if isinstance(answer, str):
-            return _refusal(answer)
+            return refusal(answer)
         known = self._remembered.get(key)
         if known is not None:
             return known
-        verdict = _verdict(answer)
-        if verdict.results[0].policy != "engine":
+        verdict = verdict_of(answer)
+        if verdict.results[0].policy != ENGINE:
             self._remembered[key] = verdict
             if len(self._remembered) > VERDICTS_REMEMBERED:
                 self._remembered.popitem(last=False)
@@ -300,7 +271,7 @@ def _consult(bundle: Bundle, entrypoints: list[str], asked: list[str]) -> list[J
         received = expired.stdout or b""
     answers: list[JsonObject] = []
     while len(received) >= 4 and len(received) >= (end := 4 + int.from_bytes(received[:4], "big")):
-        answers.append(orjson.loads(received[4:end]))
+        answers.append(_read_answer(received[4:end]))
         received = received[end:]
     if not answers:
         raise BundleRefused([Problem(entrypoints[0], 1, "the evaluator does not survive the bundle")])
@@ -308,9 +279,18 @@ def _consult(bundle: Bundle, entrypoints: list[str], asked: list[str]) -> list[J
     return answers[1:]
 
 
+def _read_answer(frame: bytes) -> JsonObject:
+    try:
+        answer: JsonObject = orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        return {"failure": "garbage"}
+    return answer
+
+
 def _hello(bundle: Bundle, modules: dict[str, str], entrypoints: list[str]) -> bytes:
     allowed = sorted(BUILTINS | OPERATORS)
-    return _frame(orjson.dumps({"modules": modules, "data": bundle.data, "entrypoints": entrypoints, "builtins": allowed}))
+    data = orjson.dumps(orjson.loads(bundle.data)).decode()  # the evaluator knows no \u escapes
+    return _frame(orjson.dumps({"modules": modules, "data": data, "entrypoints": entrypoints, "builtins": allowed}))
 
 
 def _require_ready(bundle: Bundle, answer: JsonObject) -> None:
@@ -322,27 +302,6 @@ def _require_ready(bundle: Bundle, answer: JsonObject) -> None:
         file = fault["file"] or ENTRYPOINT
         problems.append(Problem(file, source[: fault["offset"]].count(b"\n") + 1, fault["message"]))
     raise BundleRefused(problems)
-
-
-def _verdict(answer: bytes) -> Verdict:
-    try:
-        reply = _Reply.model_validate_json(answer)
-    except ValidationError:
-        return _refusal("garbage")
-    if (said := reply.value) is None:
-        return _refusal(reply.failure or "garbage")
-    results = tuple(PolicyResult(policy=found.policy, outcome=found.outcome, reason=found.reason) for found in said.results)
-    # The bundle combines its findings itself; it is not trusted to come out milder than the strictest of them.
-    if _STRICTNESS[said.outcome] < max(_STRICTNESS[result.outcome] for result in results):
-        return _refusal("contradiction", results)
-    if said.outcome == "require_approval" and not said.approver_roles:
-        return _refusal("contradiction", results)
-    return Verdict(said.outcome, results, said.approver_roles, said.quorum, said.approval_ttl_seconds)
-
-
-def _refusal(failure: Failure, results: tuple[PolicyResult, ...] = ()) -> Verdict:
-    """Without an answer there is no permission; the reason says what was missing."""
-    return Verdict("block", (PolicyResult(policy="engine", outcome="block", reason=failure), *results))
 
 
 def _frame(body: bytes) -> bytes:

@@ -14,19 +14,20 @@ ENTRYPOINT: Final = "aureus/verdict"
 DATA_FILE: Final = "data.json"
 
 BUILTINS: Final = frozenset(
-    """abs array.concat array.reverse array.slice ceil concat contains count endswith floor format_int glob.match indexof
-    intersection is_array is_boolean is_null is_number is_object is_set is_string json.marshal json.unmarshal lower max min
-    numbers.range object.filter object.get object.keys object.remove object.subset object.union product regex.match replace
-    round sort split sprintf startswith strings.any_prefix_match strings.any_suffix_match strings.replace_n strings.reverse
-    substring sum to_number trim trim_left trim_prefix trim_right trim_space trim_suffix type_name union upper""".split()
+    """abs array.concat array.reverse array.slice ceil concat contains count endswith floor glob.match intersection is_array
+    is_boolean is_null is_number is_object is_set is_string numbers.range object.filter object.get object.keys object.remove
+    product regex.match replace round split sprintf startswith strings.any_prefix_match strings.any_suffix_match
+    strings.reverse substring sum to_number trim trim_left trim_prefix trim_right trim_space trim_suffix type_name
+    union""".split()
 )
-"""The functions a policy may call: pure, and answering here as in OPA (a golden test for each). A verdict is remembered
-because nothing here looks at a clock, a random number, the network or the environment."""
+"""The functions a policy may call: pure, and answering here as in OPA (tests/test_builtins.py has examples of each). A verdict
+is remembered because nothing here looks at a clock, a random number, the network or the environment. What the embedded
+evaluator answers otherwise than OPA, such as `max`, which compares numbers as text, is not among them."""
 
-OPERATORS: Final = frozenset("and div equal gt gte internal.member_2 internal.member_3 lt lte minus mul neq or plus rem".split())
-"""What the compiler calls the infix operators."""
+OPERATORS: Final = frozenset("and equal gt gte internal.member_2 internal.member_3 lt lte minus mul neq or plus".split())
+"""What the compiler calls the infix operators. There is no division: its last digits differ, and `%` cuts to 32 bits."""
 
-_KEYWORDS: Final = frozenset("as default else every false if import in not null package some true with".split())
+_KEYWORDS: Final = frozenset("as default else every false if import in not null package set some true with".split())
 _TOKEN: Final = re.compile(
     r"""(?P<space>[ \t\r]+|\#[^\n]*)
       | (?P<newline>\n)
@@ -37,6 +38,8 @@ _TOKEN: Final = re.compile(
       | (?P<other>.)""",
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
+_VERB: Final = re.compile(r"%(?![sv%])")
+_ESCAPE: Final = re.compile(r"""\\(["\\nrt]|(?P<other>.))""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,14 @@ class Bundle:
             module = _Module(path, source)
             found.update({f"{module.package}/{rule}": None for rule in module.rules if rule.startswith("test_")})
         return list(found)
+
+    def definitions(self) -> dict[str, dict[str, bool]]:
+        """The names that each file defines in the package `aureus`, and whether each is a function."""
+        modules = [_Module(path, source) for path, source in self._sources.items()]
+        return {
+            module.path: {name: name in module.functions for name in module.rules} if module.package == "aureus" else {}
+            for module in modules
+        }
 
     def problems(self) -> list[Problem]:
         """What a reader of the files can refuse: bad bytes, `with`, unknown functions, no verdict."""
@@ -190,6 +201,7 @@ class _Module:
     def problems(self, functions: frozenset[str]) -> Iterator[Problem]:
         if not self.package:
             yield Problem(self.path, 1, "no package: start with `package aureus`")
+        yield from self._misread()
         for token, following in zip(self.tokens, [*self.tokens[1:], _Token("newline", "\n", 0)], strict=True):
             calls = following.text == "(" and following.kind == "symbol"
             if token.kind == "other":
@@ -202,6 +214,18 @@ class _Module:
                 yield Problem(self.path, token.line, "`with` is not allowed: make the policy a function and call it with a question")
             elif calls and token.text not in _KEYWORDS and not self._knows(token.text, functions):
                 yield Problem(self.path, token.line, f"`{token.text}` is neither defined here nor an allowed builtin")
+
+    def _misread(self) -> Iterator[Problem]:
+        """What the embedded evaluator would take for something else than OPA does."""
+        for index, token in enumerate(self.tokens):
+            if token.kind == "string" and token.text[0] == '"' and any(found["other"] for found in _ESCAPE.finditer(token.text)):
+                yield Problem(self.path, token.line, f"an escape in {token.text}: write the character itself")
+            if token.kind == "symbol" and token.text in "/%":
+                yield Problem(self.path, token.line, f"a division (`{token.text}`): multiply instead")
+            if token.text == "sprintf" and token.kind == "name":
+                form = self.tokens[index + 2] if index + 2 < len(self.tokens) else token
+                if form.kind != "string" or _VERB.search(form.text.replace("%%", "")):
+                    yield Problem(self.path, token.line, "`sprintf` takes a written format with no verbs but %s (text) and %v (numbers)")
 
     def _knows(self, name: str, functions: frozenset[str]) -> bool:
         root = name.partition(".")[0]

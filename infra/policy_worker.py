@@ -17,8 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from regopy import Bundle, Interpreter, LogLevel, Output, RegoError
+from regopy import Bundle, Interpreter, LogLevel, RegoError
+from regopy import rego_shared as library
 
+_C = library.rego
+_BEFORE, _AFTER = '{"expressions":[', "]}"
 _PR_SET_PDEATHSIG = 1
 _COMPILE_ERROR = re.compile(r"\(error \d+:([^|\n]+)\|(\d+)\|\d+\s+\(errormsg \d+:([^\n]*?)\)\n")
 _EVALUATION_ERROR = re.compile(r"\(errormsg \d+:([^\n]*)\)")
@@ -38,6 +41,8 @@ class Evaluator:
     def __init__(self, modules: dict[str, str], data: str, entrypoints: list[str], builtins: list[str]) -> None:
         self._rego = Interpreter()
         self._rego.log_level = LogLevel.NONE
+        # A builtin that fails refuses the question; as something undefined, `not` would take it for a yes.
+        self._rego.strict_built_in_errors = True
         try:
             for path, source in modules.items():
                 self._rego.add_module(path, source)
@@ -50,18 +55,34 @@ class Evaluator:
         unknown = sorted(_builtins_called(self._rego, self._compiled) - set(builtins))
         if unknown:
             raise Refusal([_fault(f"`{name}` is not an allowed builtin") for name in unknown])
+        self._handles = self._rego._impl, self._compiled._impl  # noqa: SLF001 - the library's own functions take them
 
-    def answer(self, entrypoint: str, question: Any) -> dict[str, Any]:
-        """What the entrypoint says of the question; the interpreter reports some errors as text where JSON is due."""
+    def answer(self, entrypoint: str, question: Any) -> bytes:
+        """What the entrypoint says of the question, as JSON; the text is passed on as the interpreter wrote it."""
         try:
-            self._rego.set_input(question)
-            output: Output = self._rego.query_bundle_entrypoint(self._compiled, entrypoint)
+            text = self._said(entrypoint, question)
         except (RegoError, ValueError) as error:
-            return {"failure": "error", "detail": str(error)[:200]}
-        if not output.ok():
-            return {"failure": "error"}
-        values = output.results[0].expressions
-        return {"value": values[0]} if values else {"failure": "undefined"}
+            return json.dumps({"failure": "error", "detail": str(error)[:200]}).encode()
+        if text in ("undefined", _BEFORE + _AFTER):
+            return b'{"failure":"undefined"}'
+        if not (text.startswith(_BEFORE) and text.endswith(_AFTER)):
+            return b'{"failure":"error"}'
+        return b'{"value":%b}' % text[len(_BEFORE) : -len(_AFTER)].encode()
+
+    def _said(self, entrypoint: str, question: Any) -> str:
+        """What `Interpreter` would make Python values of, in half the time; empty when the evaluation fails."""
+        rego, compiled = self._handles
+        given = library.rego_new_input()
+        try:
+            _add(given, question)
+            library.rego_set_input(rego, given)
+        finally:
+            library.rego_free_input(given)
+        output = library.rego_bundle_query_entrypoint(rego, compiled, entrypoint)
+        try:
+            return library.rego_output_string(output) if library.rego_output_ok(output) else ""
+        finally:
+            library.rego_free_output(output)
 
     def warm_up(self, entrypoint: str) -> None:
         """Answer once; some errors of a bundle, such as a recursion, show only then."""
@@ -71,6 +92,29 @@ class Evaluator:
         except ValueError as error:
             text = error.doc if isinstance(error, json.JSONDecodeError) else str(error)
             raise Refusal([_fault(found) for found in _EVALUATION_ERROR.findall(text)] or [_fault(text[:200])]) from error
+
+
+def _add(given: Any, value: Any) -> None:
+    if isinstance(value, str):
+        _C.regoInputString(given, value.encode())
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            _C.regoInputString(given, key.encode())
+            _add(given, member)
+            _C.regoInputObjectItem(given)
+        _C.regoInputObject(given, len(value))
+    elif isinstance(value, list):
+        for member in value:
+            _add(given, member)
+        _C.regoInputArray(given, len(value))
+    elif isinstance(value, bool):
+        _C.regoInputBoolean(given, value)
+    elif isinstance(value, int):
+        _C.regoInputInt(given, value)
+    elif value is None:
+        _C.regoInputNull(given)
+    else:
+        _C.regoInputFloat(given, value)
 
 
 def _fault(message: str, file: str = "", offset: int = 0) -> dict[str, Any]:
@@ -95,8 +139,7 @@ def _read(stream: BinaryIO) -> Any:
     return json.loads(stream.read(int.from_bytes(header, "big"))) if len(header) == 4 else None
 
 
-def _write(stream: BinaryIO, message: dict[str, Any]) -> None:
-    body = json.dumps(message, separators=(",", ":")).encode()
+def _write(stream: BinaryIO, body: bytes) -> None:
     stream.write(len(body).to_bytes(4, "big") + body)
     stream.flush()
 
@@ -123,9 +166,9 @@ def main() -> None:
         evaluator = Evaluator(**bundle)
         evaluator.warm_up(bundle["entrypoints"][0])
     except Refusal as refusal:
-        _write(answers, {"refused": refusal.faults})
+        _write(answers, json.dumps({"refused": refusal.faults}).encode())
         return
-    _write(answers, {"ready": True})
+    _write(answers, b'{"ready":true}')
     while (frame := _read(questions)) is not None:
         _write(answers, evaluator.answer(frame["entrypoint"], frame["input"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +36,10 @@ _READ_STREAM: Final = """
 _READ: Final = """
     SELECT position, tenant, stream, version, type, body, signatures, leaf FROM ledger.events
     WHERE position > %s AND position <= %s ORDER BY position
+"""
+_READ_TYPES: Final = """
+    SELECT position, tenant, stream, version, type, body, signatures, leaf FROM ledger.events
+    WHERE position > %s AND position <= %s AND type = ANY(%s) ORDER BY position
 """
 _HEADS: Final = """
     SELECT wanted.tenant, wanted.stream, last.version, encode(last.leaf, 'hex')
@@ -247,6 +251,9 @@ class PostgresStore:
 
     async def read(self, after_position: int, limit: int) -> list[StoredEvent]:
         return [StoredEvent(*row) for row in await self._fetch(_READ, (after_position, after_position + limit))]
+
+    async def read_types(self, types: Collection[str], after_position: int, up_to: int) -> list[StoredEvent]:
+        return [StoredEvent(*row) for row in await self._fetch(_READ_TYPES, (after_position, up_to, list(types)))]
 
     async def remembered(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
         rows = await self._fetch("SELECT digest, answer FROM ledger.requests WHERE tenant = %s AND key = %s", (tenant, key))

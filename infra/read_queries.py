@@ -136,6 +136,20 @@ class Reads:
         query = sa.select(table.c.id, sa.cast(table.c.doc, sa.Text)).where(table.c.tenant == sa.bindparam("tenant"), wanted)
         return str(query.where(_held(table, sa.bindparam("as_of", type_=sa.BigInteger) if past else None)).compile(dialect=_DIALECT))
 
+    async def tenants(self, read: ReadTable[Any]) -> list[str]:
+        """The tenants that have rows in a table."""
+        table = table_of(self._schemas[id(read)], read.name)
+        query = sa.select(table.c.tenant).where(_held(table, None)).distinct().order_by(table.c.tenant)
+        return [str(row[0]) for row in await self.fetch(*_compiled(query))]
+
+    async def count(self, read: ReadTable[Any], tenant: str, where: Where, as_of: int | None = None) -> int:
+        """How many rows have these values in these filters."""
+        table = table_of(self._schemas[id(read)], read.name)
+        query = sa.select(sa.func.count()).select_from(table).where(table.c.tenant == tenant, _held(table, as_of))
+        for name, value in where.items():
+            query = query.where(_matches(table, read, name, value))
+        return int((await self.fetch(*_compiled(query)))[0][0])
+
     async def page(self, read: ReadTable[Any], tenant: str, asked: ListQuery, as_of: int | None = None) -> Page:
         """A page of a list; raises Refused naming the parameter when a filter, sort or cursor is not one."""
         table = table_of(self._schemas[id(read)], read.name)

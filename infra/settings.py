@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 LOG_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/=~-]{0,199}")
 _SHARED_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?")
+_REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
+_THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class SettingsError(Exception):
@@ -26,8 +31,20 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True)
+class S3Place:
+    """Where in S3 the artifacts lie, and the key that opens it."""
+
+    endpoint: str
+    bucket: str
+    prefix: str
+    region: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """The settings of one Aureus. `database_url` None means the embedded PostgreSQL in `home`."""
+    """The settings of one Aureus. `database_url` None means the embedded PostgreSQL in `home`, `s3` None the artifacts there too."""
 
     home: Path
     host: str = "127.0.0.1"
@@ -41,6 +58,10 @@ class Settings:
     log_level: str = "info"
     demo: bool = True
     """Whether the first start makes the demo's logins; turn it off (AUREUS_DEMO=off) once people have their own."""
+    s3: S3Place | None = None
+    opa_url: str | None = None
+    """The OPA server that judges; None lets a worker process of Aureus' own do it."""
+    opa_token: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -60,6 +81,13 @@ class Settings:
             policies=_existing_folder("AUREUS_POLICIES", Path(policies)) if policies else None,
             log_level=_log_level(given("AUREUS_LOG_LEVEL")),
             demo=_switch("AUREUS_DEMO", given("AUREUS_DEMO"), default=cls.demo),
+            s3=_s3_place(
+                given("AUREUS_BLOBS"),
+                given("AUREUS_S3_ACCESS_KEY") or given("AWS_ACCESS_KEY_ID"),
+                given("AUREUS_S3_SECRET_KEY") or given("AWS_SECRET_ACCESS_KEY"),
+            ),
+            opa_url=_opa_url(given("AUREUS_OPA_URL")),
+            opa_token=given("AUREUS_OPA_TOKEN"),
         )
 
     @property
@@ -157,3 +185,54 @@ def _log_level(text: str | None) -> str:
     if level not in LOG_LEVELS:
         raise SettingsError("AUREUS_LOG_LEVEL", f"{text!r} is not a level.", f"Use one of {', '.join(LOG_LEVELS)}.")
     return level
+
+
+def _s3_place(text: str | None, access_key: str | None, secret_key: str | None) -> S3Place | None:
+    if text is None:
+        return None
+    if "@" in unquote(text):  # refused before any of it is repeated in a message
+        raise SettingsError("AUREUS_BLOBS", "it holds a key.", "Set AUREUS_S3_ACCESS_KEY and AUREUS_S3_SECRET_KEY instead.")
+    url, example = _url("AUREUS_BLOBS", text), "Write s3://bucket/prefix?endpoint=https://s3.example.org&region=eu-central-1."
+    asked = parse_qs(url.query, keep_blank_values=True)
+    bucket, prefix = url.netloc, url.path.strip("/")
+    region = asked.pop("region", ["us-east-1"])[-1]
+    endpoint = asked.pop("endpoint", [f"https://s3.{region}.amazonaws.com"])[-1]
+    for wrong, rule in (
+        (url.scheme != "s3", "it does not begin with s3://."),
+        (bool(asked), f"it knows endpoint and region, and not {', '.join(sorted(asked))}."),
+        (not _BUCKET.fullmatch(bucket), f"{bucket!r} cannot be a bucket: 3 to 63 lower-case letters, digits, dots and dashes."),
+        (not _PREFIX.fullmatch(prefix), f"{prefix!r} cannot be a prefix: letters, digits, dots, dashes, underscores, between slashes."),
+        (not _REGION.fullmatch(region), f"{region!r} cannot be a region."),
+        (not _private(_url("AUREUS_BLOBS", endpoint)), f"the endpoint {endpoint!r} is not https://host[:port]."),
+    ):
+        if wrong:
+            raise SettingsError("AUREUS_BLOBS", rule, example)
+    if access_key is None or secret_key is None:
+        missing = "AUREUS_S3_ACCESS_KEY" if access_key is None else "AUREUS_S3_SECRET_KEY"
+        raise SettingsError(missing, "AUREUS_BLOBS names a bucket, and nothing opens it.", "Set the key that may read and write there.")
+    return S3Place(endpoint.rstrip("/"), bucket, prefix, region, access_key, secret_key)
+
+
+def _opa_url(text: str | None) -> str | None:
+    if text is not None and ("@" in text or not _private(_url("AUREUS_OPA_URL", text))):
+        raise SettingsError(
+            "AUREUS_OPA_URL",
+            "it is not https://host[:port], nor http:// on this machine.",
+            "Write http://127.0.0.1:8181, or unset it; a token goes into AUREUS_OPA_TOKEN.",
+        )
+    return text
+
+
+def _url(name: str, text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError as error:
+        raise SettingsError(name, f"{text!r} is not a URL: {error}.", "Write it as the operators' guide shows.") from None
+    return url
+
+
+def _private(endpoint: SplitResult) -> bool:
+    """Whether what goes there can be read by nobody on the way."""
+    bare = endpoint.hostname and endpoint.path in {"", "/"} and not (endpoint.query or endpoint.fragment)
+    return bool(bare) and (endpoint.scheme == "https" or (endpoint.scheme == "http" and endpoint.hostname in _THIS_MACHINE))

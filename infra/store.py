@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -45,6 +45,9 @@ class Store(Protocol):
     async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[StoredEvent]: ...
 
     async def read(self, after_position: int, limit: int) -> list[StoredEvent]: ...
+
+    async def read_types(self, types: Collection[str], after_position: int, up_to: int) -> list[StoredEvent]:
+        """Those of some types, in order of position."""
 
     async def remembered(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
         """(digest of the request, answer) of an idempotency key."""

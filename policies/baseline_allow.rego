@@ -8,17 +8,6 @@ baseline_allow(question) := [finding |
 	finding := {
 		"policy": "baseline_allow",
 		"outcome": "allow",
-		"reason": sprintf("Open to every %s.", [question.actor.kind]),
+		"reason": concat("", ["Open to every ", question.actor.kind, "."]),
 	}
 ]
-
-permitted(kind, action) if {
-	kind in {"person", "service"}
-	context_of(action) in data.bank.contexts
-}
-
-permitted("agent", action) if action in data.bank.agents.actions
-
-permitted("agent", action) if context_of(action) in data.bank.agents.contexts
-
-context_of(action) := split(action, ".")[0]

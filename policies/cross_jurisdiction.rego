@@ -1,4 +1,4 @@
-# To bring much personal data under several jurisdictions, or out of one of them, takes two approvers.
+# To bring much personal data under several jurisdictions, out of one of them, or to use it across them takes two approvers.
 package aureus
 
 import rego.v1
@@ -6,7 +6,7 @@ import rego.v1
 cross_jurisdiction(question) := [finding |
 	question.facts.pii_level == "high"
 	question.facts.jurisdiction == "multi"
-	count(changed(question) & {"pii_level", "jurisdiction"}) > 0
+	crosses(question)
 	finding := {
 		"policy": "cross_jurisdiction",
 		"outcome": "require_approval",
@@ -15,3 +15,7 @@ cross_jurisdiction(question) := [finding |
 		"quorum": 2,
 	}
 ]
+
+crosses(question) if count(changed(question) & {"pii_level", "jurisdiction"}) > 0
+
+crosses(question) if question.action == "agents.request_action"

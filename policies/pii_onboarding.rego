@@ -12,9 +12,9 @@ pii_onboarding(question) := [finding |
 		"outcome": "require_approval",
 		"reason": "The dataset is or was classified as holding much personal data (PII level high).",
 		"approver_roles": ["admin", "approver"],
-		"quorum": 1,
+		"quorum": onboarding_quorum(question.facts),
 	}
 ]
 
-# The attributes an action changes; of an action that does not say, all it knows.
-changed(question) := object.keys(object.get(question.facts, "becomes", question.facts))
+# Where the law wants it, more than one approver.
+onboarding_quorum(facts) := object.get(data.bank.onboarding_quorum, object.get(facts, "jurisdiction", "none"), 1)

@@ -10,11 +10,18 @@ import rego.v1
 verdict := combined(findings(input))
 
 judgements(question) := [
+	agent_tools(question),
 	baseline_allow(question),
-	pii_onboarding(question),
+	budget_limits(question),
 	cross_jurisdiction(question),
+	evidence_gate(question),
+	high_risk(question),
+	pii_access(question),
 	pii_deprecation(question),
+	pii_onboarding(question),
 	production_write(question),
+	rate_limits(question),
+	retention(question),
 ]
 
 findings(question) := [finding |
@@ -22,38 +29,49 @@ findings(question) := [finding |
 	some finding in judgement
 ]
 
-combined(found) := answer("block", found, [], 1) if {
-	"block" in outcomes(found)
-} else := answer("require_approval", found, approvers(found), quorum(found)) if {
-	"require_approval" in outcomes(found)
-} else := answer("allow", found, [], 1) if {
-	"allow" in outcomes(found)
-} else := answer("block", [default_deny], [], 1)
+combined(found) := strictest(found, {finding.outcome | some finding in found})
+
+strictest(found, outcomes) := answer("block", found) if {
+	"block" in outcomes
+} else := parked(found, [finding | some finding in found; finding.outcome == "require_approval"]) if {
+	"require_approval" in outcomes
+} else := answer("allow", found) if {
+	"allow" in outcomes
+} else := answer("block", [default_deny])
 
 default_deny := {"policy": "default_deny", "outcome": "block", "reason": "No policy allows this."}
 
-answer(outcome, found, roles, needed) := {
+answer(outcome, found) := {
 	"outcome": outcome,
 	"results": found,
-	"approver_roles": roles,
-	"quorum": needed,
+	"required_evidence": required_evidence(found),
 }
 
-outcomes(found) := {finding.outcome | some finding in found}
+# Whoever approves suits every policy that asks, there are as many as the strictest wants, and no longer than the shortest waits.
+parked(found, asking) := {
+	"outcome": "require_approval",
+	"results": found,
+	"required_evidence": required_evidence(found),
+	"approver_roles": [role |
+		some role in asking[0].approver_roles
+		every finding in asking { role in finding.approver_roles }
+	],
+	"quorum": highest([finding.quorum | some finding in asking]),
+	"approval_ttl_seconds": lowest([object.get(finding, "approval_ttl_seconds", 86400) | some finding in asking]),
+}
 
-asking(found) := [finding |
+required_evidence(found) := {kind |
 	some finding in found
-	finding.outcome == "require_approval"
-]
+	some kind in finding.required_evidence
+}
 
-# Whoever approves must be acceptable to every policy that asks for an approval.
-approvers(found) := sort([role |
-	some role in asking(found)[0].approver_roles
-	unacceptable := [finding |
-		some finding in asking(found)
-		not role in finding.approver_roles
-	]
-	count(unacceptable) == 0
-])
+# Written out, for the embedded evaluator's `max` and `min` compare numbers as text.
+highest(numbers) := number if {
+	some number in numbers
+	every other in numbers { number >= other }
+}
 
-quorum(found) := max([finding.quorum | some finding in asking(found)])
+lowest(numbers) := number if {
+	some number in numbers
+	every other in numbers { number <= other }
+}

@@ -9,6 +9,8 @@ from domain.budgets import (
     FundsCommitted,
     FundsReleased,
     FundsReserved,
+    SettingsChanged,
+    SettingsRolledBack,
     ThresholdReached,
     parent_of,
     root_of,
@@ -70,7 +72,9 @@ reservations = ReadTable(
 )
 
 
-def _own(recorded: Recorded[BudgetOpened | BudgetFunded | BudgetClosed | ThresholdReached]) -> tuple[str, ...]:
+def _own(
+    recorded: Recorded[BudgetOpened | BudgetFunded | BudgetClosed | ThresholdReached | SettingsChanged | SettingsRolledBack],
+) -> tuple[str, ...]:
     return (recorded.event.budget_id,)
 
 
@@ -143,6 +147,20 @@ def released(row: BudgetRow, recorded: Recorded[FundsReleased], _budget_id: str)
 @budgets.on(ThresholdReached, keys=_own)
 def threshold_reached(row: BudgetRow, recorded: Recorded[ThresholdReached], _budget_id: str) -> BudgetRow:
     return replace(row, reached_percent=[*row.reached_percent, recorded.event.threshold_percent], changed_at=recorded.at_text)
+
+
+@budgets.on(SettingsChanged, SettingsRolledBack, keys=_own)
+def set_anew(row: BudgetRow, recorded: Recorded[SettingsChanged | SettingsRolledBack], _budget_id: str) -> BudgetRow:
+    event = recorded.event
+    settings = event.settings if isinstance(event, SettingsChanged) else event.snapshot
+    return replace(
+        row,
+        label=settings.label,
+        thresholds_percent=list(settings.thresholds_percent),
+        starts_at=timestamp(settings.starts_at) if settings.starts_at else None,
+        ends_at=timestamp(settings.ends_at) if settings.ends_at else None,
+        changed_at=recorded.at_text,
+    )
 
 
 @budgets.on(BudgetClosed, keys=_own)

@@ -13,12 +13,14 @@ from domain.catalog import (
     DatasetRefreshed,
     DatasetRegistered,
     DatasetReinstated,
+    DatasetRolledBack,
     FreshnessAgreed,
     LineageRecorded,
     LineageRemoved,
     OwnerAssigned,
     OwnerContactRecorded,
     OwnerRemoved,
+    Profile,
     SchemaChanged,
     TagsChanged,
     TermDefined,
@@ -156,6 +158,21 @@ def _use(recorded: Recorded[UsageRecorded]) -> tuple[str, ...]:
     return (f"{recorded.event.dataset_id}#{recorded.event.used_by}",)
 
 
+def _restored_schema(recorded: Recorded[DatasetRolledBack]) -> tuple[str, ...]:
+    return () if recorded.event.revision is None else (f"{recorded.event.dataset_id}#{recorded.event.revision}",)
+
+
+def _restored_edges(recorded: Recorded[DatasetRolledBack]) -> list[str]:
+    event = recorded.event
+    upstreams = (*event.upstreams_removed, *(upstream.dataset_id for upstream in event.snapshot.upstreams))
+    return [f"{event.dataset_id}<-{upstream_id}" for upstream_id in upstreams]
+
+
+def _restored_links(recorded: Recorded[DatasetRolledBack]) -> list[str]:
+    event = recorded.event
+    return [f"{event.dataset_id}#{meaning.term_id}#{meaning.column}" for meaning in (*event.meanings_removed, *event.snapshot.meanings)]
+
+
 def _link(recorded: Recorded[TermLinked | TermUnlinked]) -> tuple[str, ...]:
     event = recorded.event
     return (f"{event.dataset_id}#{event.term_id}#{event.column}",)
@@ -191,7 +208,10 @@ def registered(_row: None, recorded: Recorded[DatasetRegistered], dataset_id: st
 
 @datasets.on(DatasetDescribed)
 def described(row: DatasetRow, recorded: Recorded[DatasetDescribed], _dataset_id: str) -> DatasetRow:
-    profile = recorded.event.profile
+    return _profiled(row, recorded.event.profile, recorded.at_text)
+
+
+def _profiled(row: DatasetRow, profile: Profile, at: str) -> DatasetRow:
     return replace(
         row,
         name=profile.name,
@@ -200,7 +220,7 @@ def described(row: DatasetRow, recorded: Recorded[DatasetDescribed], _dataset_id
         pii_level=profile.pii_level.value,
         jurisdiction=profile.jurisdiction.value,
         environment=profile.environment.value,
-        changed_at=recorded.at_text,
+        changed_at=at,
     )
 
 
@@ -268,13 +288,34 @@ def reinstated(row: DatasetRow, recorded: Recorded[DatasetReinstated], _dataset_
     return replace(row, status="active", deprecation_reason=None, replaced_by=None, changed_at=recorded.at_text)
 
 
+@datasets.on(DatasetRolledBack)
+def rolled_back(row: DatasetRow, recorded: Recorded[DatasetRolledBack], _dataset_id: str) -> DatasetRow:
+    settings, revision = recorded.event.snapshot, recorded.event.revision
+    deprecation = settings.deprecation
+    return replace(
+        _profiled(row, settings.profile, recorded.at_text),
+        columns=_values(settings.columns),
+        schema_version=row.schema_version if revision is None else revision,
+        owners=[_owner(row, owner_id) | {"role": role} for owner_id, role in sorted(settings.owners.items())],
+        owner_ids=sorted(settings.owners),
+        tags=list(settings.tags),
+        freshness_sla=settings.freshness_sla,
+        contract=settings.contract,
+        status="deprecated" if deprecation else "active",
+        deprecation_reason=deprecation.reason if deprecation else None,
+        replaced_by=deprecation.replaced_by if deprecation else None,
+    )
+
+
 @dataset_schemas.on(SchemaChanged, keys=_schema_version)
-def schema_versioned(_row: None, recorded: Recorded[SchemaChanged], _version_id: str) -> SchemaRow:
+@dataset_schemas.on(DatasetRolledBack, keys=_restored_schema)
+def schema_versioned(_row: None, recorded: Recorded[SchemaChanged | DatasetRolledBack], _version_id: str) -> SchemaRow:
     event = recorded.event
+    assert event.revision is not None, "a schema that stayed as it was has no row of its own"
     return SchemaRow(
         dataset_id=event.dataset_id,
         schema_version=event.revision,
-        columns=_values(event.columns),
+        columns=_values(event.columns if isinstance(event, SchemaChanged) else event.snapshot.columns),
         added=list(event.added),
         removed=list(event.removed),
         changed=_values(event.changed),
@@ -299,6 +340,18 @@ def lineage_recorded(_row: LineageRow | None, recorded: Recorded[LineageRecorded
 @lineage.on(LineageRemoved, keys=_removed_edge)
 def lineage_removed(_row: LineageRow, _recorded: Recorded[LineageRemoved], _edge_id: str) -> None:
     return None
+
+
+@lineage.on(DatasetRolledBack, keys=_restored_edges)
+def lineage_restored(row: LineageRow | None, recorded: Recorded[DatasetRolledBack], edge_id: str) -> LineageRow | None:
+    event = recorded.event
+    upstream = next((each for each in event.snapshot.upstreams if f"{event.dataset_id}<-{each.dataset_id}" == edge_id), None)
+    if upstream is None:
+        return None
+    columns = _values(upstream.columns)
+    if row is not None and row.columns == columns:
+        return row
+    return LineageRow(edge_id, event.dataset_id, upstream.dataset_id, columns, recorded.actor, recorded.at_text)
 
 
 @usage.on(UsageRecorded, keys=_use)
@@ -331,6 +384,15 @@ def term_linked(_row: None, recorded: Recorded[TermLinked], _link_id: str) -> Te
 
 @term_links.on(TermUnlinked, keys=_link)
 def term_unlinked(_row: TermLinkRow, _recorded: Recorded[TermUnlinked], _link_id: str) -> None:
+    return None
+
+
+@term_links.on(DatasetRolledBack, keys=_restored_links)
+def term_links_restored(row: TermLinkRow | None, recorded: Recorded[DatasetRolledBack], link_id: str) -> TermLinkRow | None:
+    dataset_id = recorded.event.dataset_id
+    for meaning in recorded.event.snapshot.meanings:
+        if f"{dataset_id}#{meaning.term_id}#{meaning.column}" == link_id:
+            return row or TermLinkRow(dataset_id, meaning.column, meaning.term_id, recorded.actor, recorded.at_text)
     return None
 
 

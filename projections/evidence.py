@@ -1,10 +1,10 @@
-"""Evidence as people read it: the audit log of every action, the sealed pack of each, and the artifacts they rest on."""
+"""Evidence as people read it: the audit log of every action, the pack of each, what is sealed of them, and their artifacts."""
 
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from domain.actions import ActionAllowed, ActionBlocked, ActionEvent, ActionParked
-from domain.evidence import ArtifactRegistered
+from domain.evidence import ArtifactRegistered, PackSealed
 from domain.kernel import JsonObject, Recorded
 from projections.engine import Projection, ReadTable, read_row
 
@@ -14,7 +14,10 @@ class ActionRow:
     """One entry of the audit log: who did what, when, why, under which policies, and how it ended.
 
     The members up to `evidenceRef` are named as the audit entry of the platform's specification names them;
-    `actor` is `{userId, role, roles, kind}`, and `actor_id` repeats its `userId` to filter by.
+    `actor` is `{userId, role, roles, kind}`, and `actor_id` repeats its `userId` to filter by. `guard` is its way through
+    the Guard, `{state, after_us}` each; `snapshot` says how what it changed stood before. `artifacts` are SHA-256 hashes.
+    `signature` says which event of the ledger seals all this and the leaf hash under which it stands in the tree: whoever
+    holds a signed checkpoint can check it.
     """
 
     id: str
@@ -35,8 +38,13 @@ class ActionRow:
     facts: JsonObject | None
     approval_id: str | None
     policy_version: str
+    action_digest: str
     correlation: str
     causation: str | None
+    guard: list[JsonObject]
+    snapshot: JsonObject | None
+    artifacts: list[str]
+    signature: JsonObject
     position: int
 
 
@@ -44,8 +52,7 @@ class ActionRow:
 class EvidencePackRow:
     """The sealed evidence of one action, named as the evidence pack of the platform's specification names it.
 
-    `artifacts` are SHA-256 hashes. `signature` says which event of the ledger seals the pack and the leaf hash under
-    which it stands in the tree: whoever holds a signed checkpoint can check it.
+    It says what the audit entry says, in the words of another reader.
     """
 
     id: str
@@ -69,6 +76,8 @@ class EvidencePackRow:
     code: str | None
     message: str | None
     facts: JsonObject | None
+    guard: list[JsonObject]
+    snapshot: JsonObject | None
 
 
 @read_row
@@ -86,20 +95,26 @@ class ArtifactRow:
     registered_at: str
 
 
+@read_row
+class SealedPackRow:
+    """The evidence of an action, kept for ever as two documents under their hashes; `position` is the one they speak of."""
+
+    action_id: str
+    position: int
+    json_sha256: str
+    json_bytes: int
+    markdown_sha256: str
+    markdown_bytes: int
+    sealed_by: str
+    sealed_at: str
+
+
 actions = ReadTable(
     "actions",
     ActionRow,
-    filters=("actor_id", "action", "outcome", "stream", "approval_id"),
+    filters=("actor_id", "action", "outcome", "stream", "approval_id", "artifacts"),
     sorts=("timestamp", "position"),
     search=("id", "action", "stream", "reason", "message"),
-    immutable=True,
-)
-evidence = ReadTable(
-    "evidence",
-    EvidencePackRow,
-    filters=("actor", "eventType", "outcome", "stream", "artifacts"),
-    sorts=("timestamp",),
-    search=("id", "eventType", "stream", "reason"),
     immutable=True,
 )
 artifacts = ReadTable(
@@ -108,6 +123,14 @@ artifacts = ReadTable(
     filters=("kind", "media_type", "registered_by"),
     sorts=("registered_at", "name", "size_bytes"),
     search=("name", "sha256"),
+    immutable=True,
+)
+packs = ReadTable(
+    "packs",
+    SealedPackRow,
+    filters=("sealed_by",),
+    sorts=("sealed_at", "position"),
+    search=("action_id", "json_sha256", "markdown_sha256"),
     immutable=True,
 )
 
@@ -122,17 +145,24 @@ class _Ending:
     code: str | None = None
     message: str | None = None
     facts: JsonObject | None = None
+    snapshot: JsonObject | None = None
 
 
 def _ending(event: ActionEvent) -> _Ending:
     match event:
         case ActionAllowed():
             outputs = [{"type": output.type, "stream": output.stream, "version": output.version} for output in event.outputs]
-            return _Ending("allowed", outputs, approval_id=event.approval_id)
+            snapshot = event.snapshot
+            before = {"stream": snapshot.stream, "version": snapshot.version, "sha256": snapshot.sha256} if snapshot else None
+            return _Ending("allowed", outputs, approval_id=event.approval_id, snapshot=before)
         case ActionBlocked():
             return _Ending("blocked", [], code=event.code, message=event.message, facts=event.facts)
         case ActionParked():
-            facts = {"approver_roles": [role.value for role in event.approver_roles], "quorum": event.quorum}
+            facts = {
+                "approver_roles": [role.value for role in event.approver_roles],
+                "quorum": event.quorum,
+                "required_evidence": list(event.required_evidence),
+            }
             return _Ending("requires_approval", [], approval_id=event.approval_id, facts=facts)
         case _:
             assert_never(event)
@@ -165,23 +195,11 @@ def audited(_row: None, recorded: Recorded[ActionEvent], action_id: str) -> Acti
         facts=ending.facts,
         approval_id=ending.approval_id,
         policy_version=event.policy_version,
+        action_digest=intent.digest,
         correlation=str(recorded.correlation),
         causation=str(recorded.causation) if recorded.causation else None,
-        position=recorded.position,
-    )
-
-
-@evidence.on(ActionAllowed, ActionBlocked, ActionParked)
-def sealed(_row: None, recorded: Recorded[ActionEvent], action_id: str) -> EvidencePackRow:
-    event, intent, ending = recorded.event, recorded.event.intent, _ending(recorded.event)
-    return EvidencePackRow(
-        id=action_id,
-        timestamp=recorded.at_text,
-        eventType=intent.command,
-        actor=recorded.actor,
-        inputs=intent.inputs,
-        outputs=ending.outputs,
-        policyChecks=_policy_results(event),
+        guard=[{"state": state, "after_us": after_us} for state, after_us in event.guard],
+        snapshot=ending.snapshot,
         artifacts=list(event.artifacts),
         signature={
             "event_id": str(recorded.id),
@@ -190,19 +208,31 @@ def sealed(_row: None, recorded: Recorded[ActionEvent], action_id: str) -> Evide
             "position": recorded.position,
             "leaf": recorded.leaf.hex(),
         },
-        outcome=ending.outcome,
-        reason=intent.reason,
-        roles=[role.value for role in intent.roles],
-        kind=intent.kind.value,
-        stream=intent.stream,
-        seen_version=intent.seen_version,
-        action_digest=intent.digest,
-        policy_version=event.policy_version,
-        approval_id=ending.approval_id,
-        code=ending.code,
-        message=ending.message,
-        facts=ending.facts,
+        position=recorded.position,
     )
+
+
+def pack_of(action: JsonObject) -> EvidencePackRow:
+    """The evidence pack of an audit entry."""
+    actor = action["actor"]
+    return EvidencePackRow(
+        id=action["id"],
+        timestamp=action["timestamp"],
+        eventType=action["action"],
+        actor=actor["userId"],
+        inputs=action["intent"],
+        policyChecks=action["policyResults"],
+        roles=actor["roles"],
+        kind=actor["kind"],
+        **{name: action[name] for name in _SHARED},
+    )
+
+
+_SHARED: Final = (
+    *("outputs", "artifacts", "signature", "outcome", "reason", "stream", "seen_version", "action_digest", "policy_version"),
+    *("approval_id", "code", "message", "facts", "guard", "snapshot"),
+)
+"""What the entry and the pack call by the same name."""
 
 
 @artifacts.on(ArtifactRegistered)
@@ -221,4 +251,19 @@ def registered(_row: None, recorded: Recorded[ArtifactRegistered], sha256: str) 
     )
 
 
-PROJECTION = Projection("evidence", (actions, evidence, artifacts))
+@packs.on(PackSealed)
+def pack_sealed(_row: None, recorded: Recorded[PackSealed], action_id: str) -> SealedPackRow:
+    event = recorded.event
+    return SealedPackRow(
+        action_id=action_id,
+        position=event.position,
+        json_sha256=event.json_sha256,
+        json_bytes=event.json_bytes,
+        markdown_sha256=event.markdown_sha256,
+        markdown_bytes=event.markdown_bytes,
+        sealed_by=recorded.actor,
+        sealed_at=recorded.at_text,
+    )
+
+
+PROJECTION = Projection("evidence", (actions, artifacts, packs))

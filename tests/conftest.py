@@ -1,4 +1,4 @@
-"""What tests share: a real PostgreSQL, a fresh database in it, and the event loop the API runs on."""
+"""What tests share: a real PostgreSQL, a fresh database in it, real servers of S3 and OPA, and the event loop the API runs on."""
 
 import faulthandler
 import os
@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from infra.embedded import EmbeddedPostgres
+from tests.support.minio import Minio
+from tests.support.opa import Opa
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -20,10 +22,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that asks for a database, so that CI can run those on PostgreSQL 15 as well."""
+    """Marks every test that asks for a database, so that CI can run those on PostgreSQL 15 as well, or for an S3 server."""
     for item in items:
         if "postgres_url" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres15)
+        if "minio" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.s3)
 
 
 def pytest_unconfigure() -> None:
@@ -47,6 +51,30 @@ def postgres_url() -> Iterator[str]:
         server = EmbeddedPostgres(Path(folder) / "postgres")
         try:
             yield server.start()
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def minio() -> Iterator[Minio]:
+    """The S3 server that scripts/minio.sh builds."""
+    with TemporaryDirectory(prefix="aureus-s3-") as folder:
+        server = Minio(Path(folder))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def opa() -> Iterator[Opa]:
+    """The policy server that scripts/opa.sh builds."""
+    with TemporaryDirectory(prefix="aureus-opa-") as folder:
+        server = Opa(Path(folder))
+        try:
+            server.start()
+            yield server
         finally:
             server.stop()
 

@@ -33,12 +33,22 @@ class Given:
     def at(self, moment: datetime) -> Given:
         return replace(self, asked=replace(self.asked, at=moment))
 
+    def beside(self, **others: Any) -> Given:
+        """With other streams in these states, for a command that relies on them: `.beside(**{"agent:agt-bot": Agent()})`."""
+        return replace(self, asked=replace(self.asked, others=others))
+
     def when(self, command: Command) -> Then:
         state = self.decider.replay(self.history)
         try:
-            return Then(self, tuple(self.decider.decide(state, command, self.asked)), None)
+            return Then(self, tuple(self.decider.decide(state, command, self._asked(command))), None)
         except Refused as refusal:
             return Then(self, (), refusal)
+
+    def _asked(self, command: Command) -> Asked:
+        """With the version it is decided on, and the past state that the command names, as the command path gives them."""
+        past, there = command.past_version(), len(self.history)
+        state = self.decider.replay(self.history[:past]) if past is not None and 1 <= past <= there else None
+        return replace(self.asked, past=state, version=there)
 
 
 @dataclass(frozen=True)

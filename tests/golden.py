@@ -23,7 +23,7 @@ from unittest.mock import patch
 from uuid import UUID
 
 from api.services import deciders, projections
-from domain import access, actions, approvals, budgets, catalog, evidence, foreign, keys
+from domain import access, actions, agents, approvals, budgets, catalog, evidence, foreign, keys, notifications, pipelines, policies
 from domain.kernel import EVENTS, Event, JsonObject
 from domain.ledger import Append, StreamWrite
 from domain.values import ActorKind, Role
@@ -68,13 +68,25 @@ def _actions() -> Iterator[Event]:
     )
     results = (actions.PolicyResult(policy="catalog.pii", outcome="require_approval", reason="high PII"),)
     output = actions.Output(type="catalog.dataset_deprecated", stream=f"dataset:{CUSTOMERS}", version=5)
+    checked: tuple[actions.GuardStep, ...] = (("IDLE", 0), ("INTENT_VALIDATION", 45), ("POLICY_CHECK", 61))
+    question = {"action": intent.command, "actor": {"kind": "person", "roles": ["analyst"]}, "facts": {"pii_level": "high"}, "recent": 64}
     yield actions.ActionAllowed(
-        intent=intent, policy_version="1.4.0", policy_results=results, outputs=(output,), artifacts=(SHA,), approval_id=APPROVAL
+        intent=intent,
+        policy_version="1.4.0",
+        policy_results=results,
+        guard=(*checked, ("EXECUTION", 820), ("EVIDENCE_GEN", 860), ("COMPLETE", 871)),
+        question=question,
+        outputs=(output,),
+        artifacts=(SHA,),
+        approval_id=APPROVAL,
+        snapshot=actions.Snapshot(stream=f"dataset:{CUSTOMERS}", version=4, sha256=SHA),
     )
     yield actions.ActionBlocked(
         intent=intent,
         policy_version="1.4.0",
         policy_results=results,
+        guard=(*checked, ("EXECUTION", 820), ("BLOCKED", 833)),
+        question=question,
         code="dataset_deprecated",
         message="The dataset is deprecated already.",
         facts={"field": "dataset_id", "remedy": "Nothing is left to do."},
@@ -84,11 +96,35 @@ def _actions() -> Iterator[Event]:
         intent=intent,
         policy_version="1.4.0",
         policy_results=results,
+        guard=checked,
+        question=question,
         approval_id=APPROVAL,
         approver_roles=(Role.APPROVER,),
         quorum=2,
         artifacts=(SHA,),
+        required_evidence=("data_contract",),
     )
+
+
+def _agents() -> Iterator[Event]:
+    yield agents.AgentRegistered(
+        agent_id="agt-cleaner", label="Cleaner", purpose="Findet verwaiste Tabellen", model="small-7b", provider="in house", owner="usr-ana"
+    )
+    yield agents.AgentDelegated(agent_id="agt-counter", delegated_by="agt-cleaner")
+    yield agents.DelegationRevoked(agent_id="agt-counter", delegated_by="agt-cleaner")
+    yield agents.AgentStopped(agent_id="agt-cleaner", reason="It reserves money for tables that nobody uses", stopped_by="usr-ana")
+    yield agents.AgentResumed(agent_id="agt-cleaner", reason="Its list of tables was mended")
+    facts = agents.DatasetFacts(
+        dataset_id=CUSTOMERS,
+        pii_level="high",
+        jurisdiction="EU",
+        environment="production",
+        status="active",
+        contract="active",
+        fresh=False,
+        lineage_depth=2,
+    )
+    yield agents.ActionRequested(request_id="r-1", agent_id="agt-cleaner", tool="sql.query", purpose="Count rows", datasets=(facts,))
 
 
 def _approvals() -> Iterator[Event]:
@@ -103,17 +139,33 @@ def _approvals() -> Iterator[Event]:
         command="catalog.deprecate_dataset",
         inputs={"dataset_id": CUSTOMERS},
         stream=f"dataset:{CUSTOMERS}",
+        seen_version=4,
         policy_version="1.4.0",
         approver_roles=(Role.APPROVER,),
         quorum=2,
+        escalates_at=AT,
         expires_at=LATER,
     )
-    yield approvals.ApproverAgreed(approval_id=APPROVAL, approver="usr-app", roles=(Role.APPROVER,), comment="Checked with finance")
+    agreed: JsonObject = {"approval_id": APPROVAL, "approver": "usr-ben", "on_behalf_of": "usr-app", "roles": (Role.APPROVER,)}
+    yield approvals.ApproverAgreed(**agreed, comment="Checked with finance")
     yield approvals.ApprovalGranted(approval_id=APPROVAL, approvers=("usr-app", "usr-adm"))
-    yield approvals.ApprovalRejected(approval_id=APPROVAL, approver="usr-app", roles=(Role.APPROVER,), comment="Still read by finance")
+    yield approvals.ApprovalRejected(**agreed, comment="Still read by finance")
     yield approvals.ApprovalWithdrawn(approval_id=APPROVAL, comment="No longer needed")
     yield approvals.ApprovalExpired(approval_id=APPROVAL)
+    yield approvals.ApprovalEscalated(approval_id=APPROVAL, to_roles=(Role.ADMIN,))
+    yield approvals.ApprovalVoided(approval_id=APPROVAL, reason="The agent that asked for it was stopped")
     yield approvals.ApprovalUsed(approval_id=APPROVAL, action_id=ACTION, action_digest=SHA)
+    yield approvals.AuthorityDelegated(
+        delegation_id=ACTION,
+        delegator="usr-app",
+        delegate="usr-ben",
+        types=("dataset_onboard", "pii_access"),
+        risk_up_to="medium",
+        starts_at=AT,
+        ends_at=LATER,
+        comment="On holiday",
+    )
+    yield approvals.AuthorityRevoked(delegation_id=ACTION, comment="Back early")
 
 
 def _budgets() -> Iterator[Event]:
@@ -132,6 +184,9 @@ def _budgets() -> Iterator[Event]:
     yield budgets.FundsCommitted(budget_id="eu-lake.ingest", reservation_id="res-1", spent_minor=41_500, returned_minor=18_500, path=path)
     yield budgets.FundsReleased(budget_id="eu-lake.ingest", reservation_id="res-2", amount_minor=10_000, path=path)
     yield budgets.ThresholdReached(budget_id="eu-lake", threshold_percent=80, used_minor=801_000, limit_minor=1_000_000)
+    settings = budgets.BudgetSettings(label="Läke of the EU", thresholds_percent=(50, 90), starts_at=AT, ends_at=LATER)
+    yield budgets.SettingsChanged(budget_id="eu-lake", settings=settings)
+    yield budgets.SettingsRolledBack(budget_id="eu-lake", to_version=3, snapshot=settings, snapshot_sha256=SHA)
     yield budgets.BudgetClosed(budget_id="eu-lake.ingest")
 
 
@@ -181,14 +236,83 @@ def _catalog() -> Iterator[Event]:
     yield catalog.TermUnlinked(dataset_id=CUSTOMERS, column="customer_id", term_id="customer")
     yield catalog.DatasetDeprecated(dataset_id=CUSTOMERS, reason="Replaced", replaced_by="model.jaffle_shop.customers_v2")
     yield catalog.DatasetReinstated(dataset_id=CUSTOMERS)
+    settings = catalog.DatasetSettings(
+        profile=profile,
+        columns=(column,),
+        owners={"usr-ana": "steward"},
+        tags=("finance", "gold"),
+        upstreams=(upstream,),
+        meanings=(catalog.ColumnMeaning(column="customer_id", term_id="customer"),),
+        freshness_sla="P1DT12H",
+        contract=contract,
+        deprecation=catalog.Deprecation(reason="Replaced", replaced_by="model.jaffle_shop.customers_v2"),
+    )
+    yield from _catalog_rolled_back(settings)
     yield catalog.TermDefined(term_id="customer", name="Customer", definition="Whoever has bought once", synonyms=("client", "Kunde"))
     yield catalog.TermRevised(term_id="customer", name="Customer", definition="Whoever has paid once", synonyms=("client",))
+
+
+def _catalog_rolled_back(settings: catalog.DatasetSettings) -> Iterator[Event]:
+    yield catalog.DatasetRolledBack(
+        dataset_id=CUSTOMERS,
+        to_version=7,
+        snapshot=settings,
+        snapshot_sha256=SHA,
+        revision=4,
+        added=("customer_id",),
+        removed=("id",),
+        changed=(catalog.ColumnChange(column="customer_id", attributes=("type",)),),
+        upstreams_removed=("model.jaffle_shop.raw_customers",),
+        meanings_removed=settings.meanings,
+    )
+
+
+def _notifications() -> Iterator[Event]:
+    yield notifications.NotificationSent(
+        notification_id="ntf-7f3a",
+        recipient="usr-ana",
+        kind="action_blocked",
+        subject="agt-cleaner was refused catalog.describe_dataset (policy_blocked)",
+        text="Ein Agent ändert nichts in der Produktion.",
+        about=f"dataset:{CUSTOMERS}",
+        action_id=ACTION,
+    )
+    yield notifications.NotificationRead(notification_id="ntf-7f3a")
+    yield notifications.WebhookAdded(webhook_id="siem", url="https://siem.example.org/aureus", kinds=("action_blocked",), secret_sha256=SHA)
+    yield notifications.WebhookRemoved(webhook_id="siem")
+
+
+def _pipelines() -> Iterator[Event]:
+    profile = pipelines.PipelineProfile(
+        label="Customers, daily",
+        domain="sales",
+        environment=catalog.Environment.PRODUCTION,
+        owner="usr-ana",
+        pii_level=catalog.PiiLevel.HIGH,
+        jurisdiction=catalog.Jurisdiction.EU,
+    )
+    deployment = pipelines.Deployment(
+        version=3,
+        models=(pipelines.Model(name="customers", sql="select id as customer_id from stg_customers"),),
+        unit_tests=pipelines.Checks(count=4, sha256=SHA),
+        dq_checks=pipelines.Checks(count=2, sha256=SHA),
+        inputs=("model.jaffle_shop.stg_customers",),
+        outputs=(CUSTOMERS,),
+        code_sha256=SHA,
+    )
+    settings = pipelines.PipelineSettings(profile=profile, deployment=deployment, retired=False)
+    yield pipelines.PipelineRegistered(pipeline_id="customers-daily", profile=profile)
+    yield pipelines.VersionDeployed(pipeline_id="customers-daily", deployment=deployment, replaces=2)
+    yield pipelines.DeploymentFailed(pipeline_id="customers-daily", version=3, reason="Every customer came out twice")
+    yield pipelines.PipelineRetired(pipeline_id="customers-daily", reason="Nobody reads it", version=3)
+    yield pipelines.PipelineRolledBack(pipeline_id="customers-daily", to_version=3, snapshot=settings, snapshot_sha256=SHA, replaces=5)
 
 
 def _others() -> Iterator[Event]:
     yield evidence.ArtifactRegistered(
         sha256=SHA, size_bytes=18_211, media_type="application/json", name="run_results.json", kind="test_result", passed=41, failed=1
     )
+    yield evidence.PackSealed(action_id=ACTION, position=7, json_sha256=SHA, json_bytes=1_318, markdown_sha256=SHA, markdown_bytes=1_874)
     yield foreign.EventStored(
         originator_id="6b8e1c5e-3c1b-4a52-8a3e-6a4f3f0f4a11",
         originator_kind="uuid",
@@ -199,9 +323,72 @@ def _others() -> Iterator[Event]:
     yield keys.KeyAdded(key_id=SHA, algorithm="ed25519", role="service", custody="server", public=KEY, proof=SIGNATURE)
 
 
+def _policies() -> Iterator[Event]:
+    change = policies.Change(activate=(policies.PolicyRef(policy_id="pii_onboarding", version=2),), retire=("old_rule",))
+    rule = policies.Rule(
+        outcome="require_approval",
+        reason="Personal data of customers needs a second pair of eyes",
+        approver_roles=(Role.APPROVER,),
+        quorum=2,
+        approval_ttl_seconds=3_600,
+        required_evidence=("data_contract",),
+    )
+    scope = policies.Scope(
+        domains=("sales",),
+        pii_levels=("high",),
+        jurisdictions=("EU",),
+        environments=("production",),
+        actions=("catalog.*",),
+        actor_kinds=("person",),
+    )
+    yield policies.PolicyProposed(
+        policy_id="pii_onboarding",
+        version=2,
+        owner="usr-ana",
+        sha256=SHA,
+        type="approval",
+        title="Zwei Augenpaare für Kundendaten",
+        scope=scope,
+        rego="package aureus\n",
+        tests="package aureus\n",
+        rule=rule,
+        data={"bank": {"contexts": ["catalog"]}},
+    )
+    yield policies.DefaultsAdopted(in_force=(policies.PolicyRef(policy_id="pii_onboarding", version=1),))
+    yield policies.PoliciesTested(change=change, digest_after=SHA, passed=17, failed=1, problems=("pii.rego:3: no",), report=SHA)
+    yield policies.ImpactAnalysed(
+        change=change,
+        digest_before=SHA,
+        digest_after=SHA,
+        examined=1_000,
+        flips=(policies.Flip(before="allow", after="block", count=3),),
+        report=SHA,
+        rollback_plan=SHA,
+    )
+    yield policies.PolicyActivated(policy_id="pii_onboarding", version=2)
+    yield policies.PolicySuperseded(policy_id="pii_onboarding", version=1, by_version=2)
+    yield policies.PolicyRetired(policy_id="old_rule", version=1)
+    yield policies.PoliciesRolledBack(
+        to_version=12,
+        in_force=(policies.PolicyRef(policy_id="pii_onboarding", version=1),),
+        withdrawn=(policies.PolicyRef(policy_id="pii_onboarding", version=2),),
+    )
+
+
 def samples() -> dict[str, Event]:
     """One sample of every event, by name, with every field filled in."""
-    built = (*_access(), *_actions(), *_approvals(), *_budgets(), *_catalog(), *_others())
+    built = (
+        *_access(),
+        *_actions(),
+        *_agents(),
+        *_approvals(),
+        *_budgets(),
+        *_catalog(),
+        *_notifications(),
+        *_pipelines(),
+        *_policies(),
+        *_others(),
+    )
     return {event.event_name: event for event in built}
 
 

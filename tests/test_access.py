@@ -15,11 +15,14 @@ from commands.access import DECIDER, ChangeRoles, IssueApiKey, RegisterActor, Re
 from domain.access import ActorRegistered, ActorReinstated, ActorSuspended, ApiKeyIssued, ApiKeyRevoked, RolesChanged
 from domain.kernel import Event, Recorded, Refused, timestamp
 from domain.values import ActorKind, Role, uuid7
+from infra.demo import BOOTSTRAP_ACTOR
 from infra.keystore import FileKeystore
+from infra.opening import SYSTEM_ACTOR
 from infra.passwords import Passwords
 from infra.tokens import TokenIssuer
 from projections.access import PROJECTION
 from projections.engine import replay
+from streams.reactions import ACTOR
 from tests.given import ACTION_ID, ADMIN, AGENT, ANALYST, AT, given
 
 SECRET = secrets.token_hex(32)
@@ -57,6 +60,12 @@ class TestRegistration:
     def test_an_id_says_its_kind(self) -> None:
         command = RegisterActor(actor_id="usr-bot", kind=ActorKind.AGENT, granted_roles=(Role.AGENT,), owner="usr-ana")
         given(DECIDER).by(ADMIN).when(command).refused("actor_id_of_other_kind")
+
+    @pytest.mark.parametrize("actor_id", [SYSTEM_ACTOR, BOOTSTRAP_ACTOR, ACTOR])
+    def test_nobody_acts_in_aureus_own_name(self, actor_id: str) -> None:
+        """What it asks for tells no owner and is no anomaly, so a key for it would be a place to hide."""
+        command = RegisterActor(actor_id=actor_id, kind=ActorKind.SERVICE, granted_roles=(Role.ADMIN,), owner="usr-adm")
+        given(DECIDER).by(ADMIN).when(command).refused("actor_id_reserved", field="actor_id")
 
     @pytest.mark.parametrize("actor_id", ["ana@example.org", "Ana", "usr-", "usr-Ana Lee", "root"])
     def test_an_id_is_opaque(self, actor_id: str) -> None:

@@ -1,5 +1,7 @@
 """Budgets: what is refused, what follows, and the law 0 <= available <= limit."""
 
+import pytest
+
 from commands.budgets import DECIDER, CommitFunds, OpenBudget, ReserveFunds
 from domain.budgets import BudgetOpened, FundsCommitted, FundsReserved
 from tests.given import ACTION_ID, given
@@ -25,3 +27,14 @@ def test_spending_less_returns_the_rest() -> None:
 def test_a_budget_below_must_share_the_currency() -> None:
     command = OpenBudget(budget_id="lake.jobs", label="Jobs", currency="USD", limit_minor=10)
     given(DECIDER, OPENED).when(command).refused("currency_differs", field="currency")
+
+
+@pytest.mark.parametrize(
+    ("minor", "up_to"), [(1, 1), (99, 99), (101, 110), (100_000_000, 100_000_000), (100_000_001, 110_000_000), (999, 1_000)]
+)
+def test_policies_see_an_amount_rounded_up_to_two_digits(minor: int, up_to: int) -> None:
+    assert DECIDER.facts(DECIDER.initial, ReserveFunds(budget_id="lake", amount_minor=minor))["amount_up_to"] == up_to
+
+
+def test_what_promises_nothing_has_no_amount() -> None:
+    assert DECIDER.facts(DECIDER.initial, CommitFunds(budget_id="lake", reservation_id="r1", spent_minor=50))["amount_up_to"] is None

@@ -34,13 +34,14 @@ from domain.contexts import CONTEXTS
 from domain.kernel import Command
 
 ROOT = Path(__file__).parent.parent
+MADE = {"reservation_id": "0199-held", "delegation_id": "0199-lent", "version": 1}
 ALLOWED = {
     "action_id": "0199-action",
     "outcome": "allowed",
     "stream": "budget:lake",
     "version": 2,
     "position": 42,
-    "events": [{"type": "budgets.funds_reserved", "version": 2, "position": 41, "data": {"reservation_id": "0199-held"}}],
+    "events": [{"type": "budgets.funds_reserved", "version": 2, "position": 41, "data": MADE}],
     "evidence": "/v1/evidence/0199-action",
     "key_id": "key-1",
     "api_key": "aur_demo_key-1_secret",
@@ -459,6 +460,19 @@ def test_what_fails_under_way_fails_the_command(home: Path, server: Server) -> N
     assert "projection_failed: stopped at position 7" in result.stderr
 
 
+def test_an_approver_sees_why_it_was_parked_and_what_it_would_touch(home: Path, server: Server) -> None:
+    around: dict[str, Any] = {name: [] for name in ("pipelines", "approvals", "reservations", "agents", "requester_reservations")}
+    around |= {"downstream": [{"dataset_id": "crm.leads", "distance": 1}], "requester_agents": [{"actor_id": "agt-bot"}]}
+    said = [{"policy": "pii_onboarding", "outcome": "require_approval", "reason": "Much personal data."}]
+    heard = [{"approver": "usr-ben", "on_behalf_of": "usr-app", "decision": "agreed", "roles": ["approver"], "comment": "Fine", "at": None}]
+    dossier = {"status": "pending", "quorum": 2, "policy_results": said, "decisions": heard, "pack": None, "blast_radius": around}
+    server.will("GET", "/v1/approvals/apr-1/dossier", (200, dossier))
+    shown = aureus("approvals show apr-1").stdout
+    for part in ("Much personal data.", "crm.leads", "agt-bot", "usr-ben", "usr-app", "Fine"):
+        assert part in shown
+    assert json.loads(aureus("--json approvals show apr-1").stdout) == dossier
+
+
 LINES = {
     "OpenBudget": "budgets open lake --label Lake --currency eur --limit 1000.00 --threshold 90 --starts 2026-01-01 --ends 2027-01-01",
     "FundBudget": "budgets fund lake 10",
@@ -466,11 +480,16 @@ LINES = {
     "CommitFunds": "budgets commit lake r1 --spent 9.99",
     "ReleaseFunds": "budgets release lake r1",
     "CloseBudget": "budgets close lake",
+    "ChangeSettings": "budgets change lake --label Sea --threshold 50 --ends 2027-01-01",
     "RequestApproval": "approvals request Raise --command budgets.fund_budget -i budget_id=lake -i amount_minor=5 --quorum 2 --hours 1",
-    "ApproveRequest": "approvals approve apr-1 -m fine",
+    "ApproveRequest": "approvals approve apr-1 --for usr-app -m fine",
     "RejectRequest": "approvals reject apr-1 -m 'too much'",
     "WithdrawRequest": "approvals withdraw apr-1",
     "ExpireRequest": "approvals expire apr-1",
+    "EscalateRequest": "approvals escalate apr-1",
+    "VoidRequest": "approvals void apr-1 --because 'the agent was stopped'",
+    "DelegateAuthority": "approvals delegate usr-ben --until 2026-03-17 --from 2026-03-03 --type pii_access --risk medium -m holiday",
+    "RevokeAuthority": "approvals revoke d-1 -m back",
     "RegisterDataset": "datasets register d --name D --pii low --column id:bigint --column 'a:struct<b:int>:high' --owner usr-a=steward "
     "--tag gold --upstream e --sla PT24H",
     "SyncDataset": "datasets sync d -",
@@ -492,14 +511,42 @@ LINES = {
     "ReviseTerm": "terms revise clv --definition 'What a customer will be worth'",
     "LinkTerm": "terms link clv d amount",
     "UnlinkTerm": "terms unlink clv d amount",
+    "RegisterAgent": "agents register agt-bot --label Bot --purpose 'Finds stale tables' --model small-7b --owner usr-ana --provider us",
+    "Delegate": "agents delegate agt-helper --by agt-bot",
+    "RevokeDelegation": "agents revoke agt-helper --by agt-bot",
+    "StopAgent": "agents stop agt-bot --because 'it runs wild'",
+    "ResumeAgent": "agents resume agt-bot --because mended",
+    "RegisterPipeline": "pipelines register p --label P --domain sales --environment staging --owner usr-a --pii low --jurisdiction EU",
+    "DeployVersion": "pipelines deploy p --model a=- --input d --output e",
+    "ReportFailure": "pipelines fail p 'It doubles rows'",
+    "RetirePipeline": "pipelines retire p 'Nobody reads it'",
+    "ProposePolicy": "policies propose pii --title P --outcome require_approval --approver-role admin --quorum 2 --action 'catalog.*'",
+    "ActivatePolicies": "policies activate four_eyes@1 --retire old_rule",
+    "RetirePolicy": "policies retire four_eyes",
     "RegisterActor": "actors register agt-bot --kind agent --role agent --owner usr-ada --name Bot",
     "ChangeRoles": "actors roles usr-ana --role analyst --role approver",
     "SuspendActor": "actors suspend usr-ana",
     "ReinstateActor": "actors reinstate usr-ana",
+    "Notify": "inbox send usr-ana 'The lake moves' 'On Friday' --about dataset:crm.people",
+    "MarkRead": "inbox read n1",
+    "RemoveWebhook": "webhooks remove siem",
     "RevokeApiKey": "keys revoke 0a1b2c3d --actor usr-ana",
 }
-BESIDE_A_ROUTE = {"RegisterArtifact", "IssueApiKey"}
-"""The server completes these: from the bytes that were sent, and with the secret that it makes."""
+BESIDE_A_ROUTE = {
+    "AdoptDefaults",
+    "RecordImpact",
+    "RecordTest",
+    "RollBackPolicies",
+    "RegisterArtifact",
+    "SealPack",
+    "IssueApiKey",
+    "AddWebhook",
+    "RequestAction",
+    "RollBackDataset",
+    "RollBackPipeline",
+    "RollBackSettings",
+}
+"""The server completes these: with the bytes it was sent, the pack it writes, the secret it makes, or what it knows of the rest."""
 
 
 def commands() -> dict[str, type[Command]]:

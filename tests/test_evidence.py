@@ -8,13 +8,13 @@ from uuid import UUID
 import pytest
 
 from api.evidence import markdown
-from commands.evidence import DECIDER, RegisterArtifact
-from domain.actions import ActionAllowed, ActionBlocked, ActionEvent, ActionParked, Intent, Output, PolicyResult
-from domain.evidence import ArtifactRegistered
+from commands.evidence import ARTIFACTS, PACKS, RegisterArtifact, SealPack
+from domain.actions import ActionAllowed, ActionBlocked, ActionEvent, ActionParked, Intent, Output, PolicyResult, Snapshot
+from domain.evidence import ArtifactRegistered, PackSealed
 from domain.kernel import Event, JsonObject, Recorded
 from domain.values import ActorKind, Role
 from projections.engine import replay
-from projections.evidence import PROJECTION, ActionRow, ArtifactRow, EvidencePackRow
+from projections.evidence import PROJECTION, ActionRow, ArtifactRow, EvidencePackRow, SealedPackRow, pack_of
 from tests.given import ACTION_ID, AT, given
 
 HASH = "ab" * 32
@@ -28,13 +28,13 @@ REGISTERED = ArtifactRegistered(
 
 
 def test_an_artifact_is_registered_under_its_hash() -> None:
-    given(DECIDER).when(TESTS).then(REGISTERED)
-    assert DECIDER.stream(TESTS) == f"artifact:{HASH}"
+    given(ARTIFACTS).when(TESTS).then(REGISTERED)
+    assert ARTIFACTS.stream(TESTS) == f"artifact:{HASH}"
 
 
 def test_registering_the_same_again_changes_nothing() -> None:
-    given(DECIDER, REGISTERED).when(TESTS).then()
-    given(DECIDER, REGISTERED).when(TESTS.model_copy(update={"name": "another name for it"})).then()
+    given(ARTIFACTS, REGISTERED).when(TESTS).then()
+    given(ARTIFACTS, REGISTERED).when(TESTS.model_copy(update={"name": "another name for it"})).then()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_registering_the_same_again_changes_nothing() -> None:
     ],
 )
 def test_an_artifact_does_not_change_its_meaning(change: dict[str, Any], field: str) -> None:
-    given(DECIDER, REGISTERED).when(TESTS.model_copy(update=change)).refused("artifact_known_differently", field=field)
+    given(ARTIFACTS, REGISTERED).when(TESTS.model_copy(update=change)).refused("artifact_known_differently", field=field)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_artifact_does_not_change_its_meaning(change: dict[str, Any], field: 
     ],
 )
 def test_a_test_result_and_nothing_else_counts_checks(change: dict[str, Any], field: str) -> None:
-    given(DECIDER).when(TESTS.model_copy(update=change)).refused("test_counts_misplaced", field=field)
+    given(ARTIFACTS).when(TESTS.model_copy(update=change)).refused("test_counts_misplaced", field=field)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,28 @@ def test_a_test_result_and_nothing_else_counts_checks(change: dict[str, Any], fi
 def test_what_an_artifact_cannot_be(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         RegisterArtifact.model_validate({**TESTS.model_dump(), **change})
+
+
+SEAL = SealPack(
+    action_id=str(ACTION_ID), position=7, json_sha256="cd" * 32, json_bytes=1_318, markdown_sha256="ef" * 32, markdown_bytes=1_874
+)
+SEALED = PackSealed(**SEAL.model_dump())
+
+
+def test_a_pack_is_sealed_on_a_stream_of_its_action() -> None:
+    given(PACKS).when(SEAL).then(SEALED)
+    assert PACKS.stream(SEAL) == f"pack:{ACTION_ID}"
+
+
+def test_sealing_the_same_again_changes_nothing() -> None:
+    given(PACKS, SEALED).when(SEAL).then()
+
+
+@pytest.mark.parametrize("change", [{"json_sha256": HASH}, {"markdown_sha256": HASH}, {"position": 8}])
+def test_what_was_sealed_stands(change: dict[str, Any]) -> None:
+    given(PACKS, SEALED).when(SEAL.model_copy(update=change)).refused(
+        "pack_sealed_differently", field="action_id", sealed=SEALED.model_dump()
+    )
 
 
 # The read models
@@ -100,9 +122,13 @@ ALLOWED = ActionAllowed(
     outputs=(Output(type="budgets.budget_opened", stream="budget:lake", version=1),),
     artifacts=(HASH,),
     approval_id="a1",
+    guard=(("IDLE", 0), ("COMPLETE", 9)),
+    snapshot=Snapshot(stream="budget:lake", version=1, sha256=HASH),
 )
 BLOCKED = ActionBlocked(intent=INTENT, policy_version="p1", code="budget_exists", message="It is open.", facts={"field": "budget_id"})
-PARKED = ActionParked(intent=INTENT, policy_version="p1", approval_id="a1", approver_roles=(Role.APPROVER,), quorum=2)
+PARKED = ActionParked(
+    intent=INTENT, policy_version="p1", approval_id="a1", approver_roles=(Role.APPROVER,), quorum=2, required_evidence=("sql",)
+)
 
 
 def record(event: Event, stream: str = f"action:{ACTION_ID}", position: int = 7) -> Recorded[Event]:
@@ -122,8 +148,8 @@ def record(event: Event, stream: str = f"action:{ACTION_ID}", position: int = 7)
 
 
 def read(event: Event) -> tuple[ActionRow, EvidencePackRow]:
-    rows = replay(PROJECTION, [record(event)])
-    return rows["actions", "acme", str(ACTION_ID)], rows["evidence", "acme", str(ACTION_ID)]
+    action = replay(PROJECTION, [record(event)])["actions", "acme", str(ACTION_ID)]
+    return action, pack_of(asdict(action))
 
 
 def test_the_audit_entry_says_who_did_what_when_why_and_how_it_ended() -> None:
@@ -147,8 +173,13 @@ def test_the_audit_entry_says_who_did_what_when_why_and_how_it_ended() -> None:
         facts=None,
         approval_id="a1",
         policy_version="p1",
+        action_digest="cd" * 32,
         correlation=str(ACTION_ID),
         causation=None,
+        guard=[{"state": "IDLE", "after_us": 0}, {"state": "COMPLETE", "after_us": 9}],
+        snapshot={"stream": "budget:lake", "version": 1, "sha256": HASH},
+        artifacts=[HASH],
+        signature={"event_id": str(UUID(int=7)), "stream": f"action:{ACTION_ID}", "version": 1, "position": 7, "leaf": LEAF.hex()},
         position=7,
     )
 
@@ -168,7 +199,7 @@ def test_a_blocked_attempt_is_on_record_with_its_reason() -> None:
 def test_a_parked_action_names_what_it_waits_for() -> None:
     action, pack = read(PARKED)
     assert (action.outcome, action.approval_id) == ("requires_approval", "a1")
-    assert pack.facts == {"approver_roles": ["approver"], "quorum": 2}
+    assert pack.facts == {"approver_roles": ["approver"], "quorum": 2, "required_evidence": ["sql"]}
 
 
 def test_a_pack_says_where_in_the_tree_it_is_sealed() -> None:
@@ -194,14 +225,19 @@ def test_an_artifact_is_read_by_its_hash() -> None:
     assert row == ArtifactRow(HASH, "dbt tests", "test_result", "application/json", 120, 3, 1, "usr-adm", "2026-03-03T14:00:07.000000Z")
 
 
+def test_a_sealed_pack_is_read_by_its_action() -> None:
+    row = replay(PROJECTION, [record(SEALED, f"pack:{ACTION_ID}", position=9)])["packs", "acme", str(ACTION_ID)]
+    assert row == SealedPackRow(str(ACTION_ID), 7, "cd" * 32, 1_318, "ef" * 32, 1_874, "usr-adm", "2026-03-03T14:00:09.000000Z")
+
+
 def test_every_event_of_the_context_and_of_actions_is_read() -> None:
-    assert set(PROJECTION.folds) == {*DECIDER.events, ActionAllowed, ActionBlocked, ActionParked}
+    assert set(PROJECTION.folds) == {*ARTIFACTS.events, *PACKS.events, ActionAllowed, ActionBlocked, ActionParked}
 
 
 # A pack as a document
 
 
-def pack_of(event: Event, **joined: Any) -> JsonObject:
+def joined_pack(event: Event, **joined: Any) -> JsonObject:
     _, pack = read(event)
     return {**asdict(pack), "tests": [], "files": [], "approval": None, **joined}
 
@@ -219,7 +255,7 @@ TEST_FILE = {"sha256": HASH, "name": "dbt tests", "kind": "test_result", "size_b
 
 
 def test_an_allowed_action_reads_from_intent_to_proof() -> None:
-    document = markdown(pack_of(ALLOWED, tests=[TEST_FILE], files=[TEST_FILE], approval=APPROVAL))
+    document = markdown(joined_pack(ALLOWED, tests=[TEST_FILE], files=[TEST_FILE], approval=APPROVAL))
     assert document.startswith(f"# Evidence of action {ACTION_ID}\n\n`budgets.open_budget` on `budget:lake` was **allowed**.\n")
     for line in (
         "| Who | usr-adm (person; admin, approver) |",
@@ -238,18 +274,18 @@ def test_an_allowed_action_reads_from_intent_to_proof() -> None:
 
 
 def test_a_blocked_action_reads_with_its_reason_and_the_facts() -> None:
-    document = markdown(pack_of(BLOCKED))
+    document = markdown(joined_pack(BLOCKED))
     assert "| Refused because | It is open. (budget_exists) |" in document
     assert "| Fact: field | budget_id |" in document
     assert "Nothing changed." in document
 
 
 def test_a_parked_action_reads_as_parked() -> None:
-    assert "was **parked** until it is approved." in markdown(pack_of(PARKED))
+    assert "was **parked** until it is approved." in markdown(joined_pack(PARKED))
 
 
 def test_an_artifact_that_is_not_registered_here_is_named_all_the_same() -> None:
-    assert f"| {HASH} | (not registered here) |  |  |" in markdown(pack_of(ALLOWED))
+    assert f"| {HASH} | (not registered here) |  |  |" in markdown(joined_pack(ALLOWED))
 
 
 @pytest.mark.parametrize(
@@ -264,4 +300,4 @@ def test_an_artifact_that_is_not_registered_here_is_named_all_the_same() -> None
 )
 def test_what_somebody_typed_cannot_pose_as_the_document(typed: str, shown: str) -> None:
     intent = INTENT.model_copy(update={"reason": typed})
-    assert f"| Why | {shown} |" in markdown(pack_of(ALLOWED.model_copy(update={"intent": intent}))).splitlines()
+    assert f"| Why | {shown} |" in markdown(joined_pack(ALLOWED.model_copy(update={"intent": intent}))).splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -47,7 +48,17 @@ DESCRIPTION_PATHS = {"/openapi.json"}
 INSIDE_COMMANDS = {"approvals.use_approval": "the command path spends an approval in the commit of the action it covers"}
 COMMANDS_SENT_OTHERWISE = {
     "access.issue_api_key": "POST /v1/api-keys makes the secret, which never is part of a command",
+    "agents.request_action": "POST /v1/agents/{agent_id}/actions gathers the facts itself: no caller says what data is like",
+    "notifications.add_webhook": "POST /v1/webhooks makes the secret, which never is part of a command",
+    "budgets.roll_back_settings": "POST /v1/rollbacks looks up what would break: no caller says that nothing does",
+    "catalog.roll_back_dataset": "POST /v1/rollbacks looks up what would break: no caller says that nothing does",
+    "pipelines.roll_back_pipeline": "POST /v1/rollbacks looks up what would break: no caller says that nothing does",
     "evidence.register_artifact": "POST /v1/artifacts takes the bytes, and hashes them itself",
+    "evidence.seal_pack": "POST /v1/evidence/{action_id}/seal writes the pack, and hashes it itself",
+    "policies.adopt_defaults": "the first start asks it, with the policies that came with Aureus",
+    "policies.roll_back_policies": "POST /v1/rollbacks goes back with whatever has versions",
+    "policies.record_impact": "POST /v1/policies/impact asks past decisions again itself: no caller says what flips",
+    "policies.record_test": "POST /v1/policies/test runs the tests itself: no caller says that they passed",
 }
 """Commands whose fields are not a request body, and the route that makes them."""
 
@@ -160,6 +171,11 @@ def test_a_process_that_serves_knows_every_event_there_is() -> None:
 def test_everything_that_can_happen_or_be_asked_is_explained(kind: str) -> None:
     classes: list[type[Event]] | list[type[Command]] = event_classes() if kind == "event" else commands()
     assert [cls.__name__ for cls in classes if not (cls.__doc__ or "").strip()] == []
+
+
+def test_every_projection_can_be_built_by_another_process() -> None:
+    """Its folds are sent there by name, which a lambda has not."""
+    assert [one.name for one in pickle.loads(pickle.dumps(projections()))] == [one.name for one in projections()]
 
 
 # -- purity

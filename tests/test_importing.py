@@ -12,14 +12,15 @@ import pytest
 import yaml
 
 from api.imports import _lines
-from commands.approvals import DECIDER as APPROVALS
+from commands.approvals import APPROVALS
 from commands.catalog import DATASETS, DECIDERS, RecordOwnerContact, SyncDataset
 from commands.importing import DocumentRefused, dbt, ext_id, identifier, odcs, portable, seconds_as_duration
 from commands.path import Ask, CommandPath
-from commands.policy import Verdict
+from commands.policy import Rulebook, Verdict
 from domain.actions import PolicyResult
 from domain.catalog import PiiLevel
 from domain.kernel import Command, Event
+from domain.policies import PolicySet
 from domain.values import Role, duration_seconds, uuid7
 from infra.canonical import canonical
 from infra.keystore import FileKeystore
@@ -247,6 +248,9 @@ class PiiNeedsApproval:
     """Policies that let everything pass but what is highly personal."""
 
     version = "test"
+
+    async def rulebook(self, _policies: PolicySet) -> Rulebook:
+        return self
 
     async def check(self, question: dict[str, Any]) -> Verdict:
         if question["facts"].get("becomes", {}).get("pii_level") == "high":

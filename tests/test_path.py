@@ -130,7 +130,7 @@ async def test_what_a_policy_blocks_is_recorded_with_the_policy_and_its_version(
     action = await only_action(ledger, size)
     assert isinstance(action, ActionBlocked)
     assert [(result.policy, result.outcome) for result in action.policy_results] == [("no_z", "block")]
-    assert action.policy_version == strict.policy_version
+    assert action.policy_version == await strict.policy_version("acme")
 
 
 async def test_if_match_of_another_version_names_both_and_writes_nothing(ledger: Ledger, path: CommandPath) -> None:
@@ -221,12 +221,14 @@ async def test_an_approval_covers_neither_another_content_nor_another_requester(
     assert (await strict.handle(ask(IN_FRANCS, ANA, approval_id=approval_id))).outcome == "allowed"
 
 
-async def test_a_refusal_is_bound_to_the_version_it_saw(ledger: Ledger, path: CommandPath, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_is_bound_to_the_version_it_saw(
+    ledger: Ledger, path: CommandPath, shipped: PolicyEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Funds come in while a refusal for want of them is on its way: it is decided again, not recorded as it was."""
     await path.handle(ask(LAKE, ADM))
     enqueue = ledger.enqueue
     overtaken: list[asyncio.Future[Outcome]] = []
-    other = CommandPath(ledger, path._policy, deciders())
+    other = CommandPath(ledger, shipped, deciders())
 
     def overtaking(append: Append) -> asyncio.Future[Any]:
         if not overtaken and any(isinstance(event, ActionBlocked) for write in append.writes for event in write.events):

@@ -39,6 +39,16 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
     assert (found.policies, found.log_level) == (tmp_path, "debug")
 
 
+def test_an_opa_is_reached_in_private_and_its_token_is_not_shown(tmp_path: Path) -> None:
+    found = settings(tmp_path, AUREUS_OPA_URL="https://opa.example.org:8181", AUREUS_OPA_TOKEN="secret")
+    assert (found.opa_url, found.opa_token) == ("https://opa.example.org:8181", "secret")
+    assert "secret" not in repr(found)
+    assert settings(tmp_path, AUREUS_OPA_URL="http://127.0.0.1:8181").opa_url == "http://127.0.0.1:8181"
+    with pytest.raises(SettingsError) as refused:
+        settings(tmp_path, AUREUS_OPA_URL="https://aureus:secret@opa.example.org")
+    assert "secret" not in str(refused.value)
+
+
 def test_an_empty_value_is_no_value(tmp_path: Path) -> None:
     assert settings(tmp_path, AUREUS_PORT="", DATABASE_URL=" ", AUREUS_ORIGIN="") == Settings(home=tmp_path)
 
@@ -64,6 +74,10 @@ def test_nothing_of_it_can_be_changed_later(tmp_path: Path) -> None:
         ("AUREUS_TENANT", "ümlaut"),
         ("AUREUS_POLICIES", "/nowhere/at/all"),
         ("AUREUS_LOG_LEVEL", "loud"),
+        ("AUREUS_OPA_URL", "opa.example.org:8181"),
+        ("AUREUS_OPA_URL", "http://opa.example.org:8181"),
+        ("AUREUS_OPA_URL", "https://opa.example.org/v1/data"),
+        ("AUREUS_OPA_URL", "https://opa.example.org:port"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:

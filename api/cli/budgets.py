@@ -106,6 +106,24 @@ def release(context: typer.Context, budget_id: BudgetId, reservation_id: Reserva
 
 
 @budgets.command()
+def change(
+    context: typer.Context,
+    budget_id: BudgetId,
+    label: Annotated[str | None, typer.Option("--label", help="What people call it.")] = None,
+    threshold: Annotated[
+        list[int] | None,
+        typer.Option("--threshold", metavar="PERCENT", min=1, max=100, help="Put on record when reached; repeatable, all of them."),
+    ] = None,
+    starts: Annotated[datetime | None, typer.Option("--starts", formats=DATES, help="First moment of its period, in UTC.")] = None,
+    ends: Annotated[datetime | None, typer.Option("--ends", formats=DATES, help="First moment after its period, in UTC.")] = None,
+) -> None:
+    """Change what a budget is called, when it warns and when it runs; what is left out stays as it is."""
+    body = {"label": label, "thresholds_percent": threshold or None, "starts_at": _utc(starts), "ends_at": _utc(ends)}
+    result = client_of(context).ask(path("budgets", budget_id, "settings"), body)
+    output_of(context).done(result, f"Changed the settings of {budget_id}.")
+
+
+@budgets.command()
 def close(context: typer.Context, budget_id: BudgetId) -> None:
     """Close a budget that has no open reservation and no open budget below it."""
     result = client_of(context).ask(path("budgets", budget_id, "close"), {})

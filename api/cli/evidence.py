@@ -1,4 +1,4 @@
-"""`aureus evidence` and `aureus audit`: the sealed pack of every action, the artifacts it rests on, and the audit log."""
+"""`aureus evidence`: the sealed pack of every action, and the artifacts it rests on."""
 
 from __future__ import annotations
 
@@ -16,41 +16,22 @@ from api.cli.output import Column, Row, when
 
 app = typer.Typer()
 evidence = typer.Typer(help="The sealed pack of every action, and the artifacts it rests on.", no_args_is_help=True)
-audit = typer.Typer(help="The audit log: who did what, when, why and with which outcome.", no_args_is_help=True)
 app.add_typer(evidence, name="evidence")
-app.add_typer(audit, name="audit")
 
 ActionId = Annotated[str, typer.Argument(metavar="ACTION", help="The id a command answers with.")]
-Outcome = Annotated[str | None, typer.Option("--outcome", help="allowed, blocked or requires_approval.")]
-Stream = Annotated[str | None, typer.Option("--stream", help="Only those on this, such as budget:eu-lake.")]
-Actor = Annotated[str | None, typer.Option("--actor", metavar="ACTOR", help="Only those of this actor.")]
-CommandName = Annotated[
-    str | None, typer.Option("--command", metavar="NAME", help="Only those of this command, such as budgets.reserve_funds.")
-]
 
 
 def _checks(row: Row) -> str:
     return f"{row['passed']} passed, {row['failed']} failed" if row.get("passed") is not None else ""
 
 
-ACTION_COLUMNS = (
-    when("at", "timestamp"),
-    Column("action", "id"),
-    Column("command", "action"),
-    Column("on", "stream"),
-    Column("actor", "actor_id"),
-    Column("outcome", "outcome"),
-    Column("why", lambda row: row.get("code") or row.get("reason")),
-)
-ACTION_PROPERTIES = ("timestamp", "actor_id", "action", "stream", "intent", "outcome", "code", "message", "reason", "outputs")
-PACK_COLUMNS = (
-    when("at", "timestamp"),
-    Column("action", "id"),
-    Column("command", "eventType"),
-    Column("on", "stream"),
-    Column("actor", "actor"),
-    Column("outcome", "outcome"),
-    Column("artifacts", lambda row: len(row.get("artifacts") or ()), right=True),
+SEALED_COLUMNS = (
+    Column("action", "action_id"),
+    Column("position", "position", right=True),
+    Column("json", "json_sha256"),
+    Column("markdown", "markdown_sha256"),
+    Column("by", "sealed_by"),
+    when("at", "sealed_at"),
 )
 ARTIFACT_COLUMNS = (
     Column("sha256", "sha256"),
@@ -69,7 +50,7 @@ def show(
     action_id: ActionId,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, to keep or to send on.")] = False,
 ) -> None:
-    """Show the sealed evidence of an action: inputs, outputs, policy results, artifacts and signature."""
+    """Show the evidence of an action, as it was sealed if it was: inputs, outputs, policy results, artifacts and signature."""
     client, out = client_of(context), output_of(context)
     if out.as_json:
         return out.json(client.one(path("evidence", action_id)))
@@ -77,21 +58,19 @@ def show(
     return out.text(report.rstrip("\n")) if markdown else out.markdown(report)
 
 
-@evidence.command("list")
-def list_(
-    context: typer.Context,
-    actor: Actor = None,
-    command: CommandName = None,
-    outcome: Outcome = None,
-    stream: Stream = None,
-    artifact: Annotated[str | None, typer.Option("--artifact", metavar="SHA256", help="Only those that rest on this artifact.")] = None,
-    search: Search = None,
-    sort: Sort = "-timestamp",
-    limit: Limit = 50,
-) -> None:
-    """List evidence packs, the latest first."""
-    filters = {"actor": actor, "eventType": command, "outcome": outcome, "stream": stream, "artifacts": artifact, "q": search, "sort": sort}
-    output_of(context).rows(client_of(context).rows(path("evidence"), limit, **filters), PACK_COLUMNS)
+@evidence.command()
+def seal(context: typer.Context, action_id: ActionId) -> None:
+    """Keep the evidence of an action for ever, as it stood when the action ended, as JSON and as Markdown."""
+    client, out = client_of(context), output_of(context)
+    result = client.ask(path("evidence", action_id, "seal"), {})
+    out.done(result, f"Sealed {action_id}: JSON {result['json_sha256']}, Markdown {result['markdown_sha256']}")
+
+
+@evidence.command()
+def sealed(context: typer.Context, search: Search = None, sort: Sort = "-sealed_at", limit: Limit = 50) -> None:
+    """List what is sealed, the latest first."""
+    page = client_of(context).rows(path("packs"), limit, q=search, sort=sort)
+    output_of(context).rows(page, SEALED_COLUMNS, "Nothing is sealed.")
 
 
 @evidence.command()
@@ -141,28 +120,6 @@ def artifacts(
     """List artifacts, the latest first."""
     page = client_of(context).rows(path("artifacts"), limit, kind=kind, q=search, sort=sort)
     output_of(context).rows(page, ARTIFACT_COLUMNS, "No artifact is kept.")
-
-
-@audit.command("list")
-def list_actions(
-    context: typer.Context,
-    actor: Actor = None,
-    command: CommandName = None,
-    outcome: Outcome = None,
-    stream: Stream = None,
-    search: Search = None,
-    sort: Sort = "-position",
-    limit: Limit = 50,
-) -> None:
-    """List actions, refused ones too, the latest first."""
-    filters = {"actor_id": actor, "action": command, "outcome": outcome, "stream": stream, "q": search, "sort": sort}
-    output_of(context).rows(client_of(context).rows(path("actions"), limit, **filters), ACTION_COLUMNS)
-
-
-@audit.command("show")
-def show_action(context: typer.Context, action_id: ActionId) -> None:
-    """Show the audit entry of an action."""
-    output_of(context).record(client_of(context).one(path("actions", action_id)), f"Action {action_id}", ACTION_PROPERTIES)
 
 
 def _guessed(name: str) -> str:

@@ -3,8 +3,8 @@
 import { command, get, moment, newKey, path, session } from "/console/api.js";
 import { chip, code, duration, el, facts, field, folded, json, link, muted, paged, refusal, time, words } from "/console/ui.js";
 
-const SETTLED = ["approved", "rejected", "withdrawn", "expired", "used"];
-const TONES = { pending: "wait", approved: "good", used: "good", rejected: "bad" };
+const SETTLED = ["approved", "rejected", "withdrawn", "expired", "voided", "used"];
+const TONES = { pending: "wait", approved: "good", used: "good", rejected: "bad", voided: "bad" };
 const RISKS = { high: "bad", medium: "wait", low: "plain" };
 
 export async function approvals(page) {
@@ -42,7 +42,7 @@ function approval(row) {
       ["On", row.stream && code(row.stream)],
       [
         "Needs",
-        `${row.quorum} ${row.quorum === 1 ? "person" : "people"} of role ${row.approver_roles.join(" or ")}; ${row.agreed_count} agreed`,
+        `${row.quorum} ${row.quorum === 1 ? "person" : "people"} of role ${[...row.approver_roles, ...row.escalated_to].join(" or ")}; ${row.agreed_count} agreed`,
       ],
       [
         "Expires",
@@ -51,7 +51,9 @@ function approval(row) {
           : null,
       ],
       ["Used", row.used_by_action && [time(row.used_at), " ", link(`#/audit/${row.used_by_action}`, "evidence")]],
+      ["Escalated", row.escalated_at && time(row.escalated_at)],
       ["Withdrawn", row.withdrawal_comment],
+      ["Voided", row.void_reason],
     ]),
     row.decisions.map(decision),
     folded(
@@ -72,7 +74,7 @@ const decision = (one) =>
     "p",
     { class: "decision" },
     chip(one.decision, one.decision === "agreed" ? "good" : "bad"),
-    ` ${one.approver} (${one.roles.join(", ")}), `,
+    ` ${one.approver}${one.on_behalf_of ? ` for ${one.on_behalf_of}` : ""} (${one.roles.join(", ")}), `,
     time(one.at),
     one.comment ? el("q", {}, one.comment) : null,
   );

@@ -22,12 +22,13 @@ from commands.catalog.intents import (
     RemoveLineage,
     RemoveOwner,
     ReviseTerm,
+    RollBackDataset,
     SyncDataset,
     TagDataset,
     TermCommand,
     UnlinkTerm,
 )
-from commands.catalog.profiles import facts
+from commands.catalog.profiles import facts, past_facts
 from commands.catalog.rules import decide
 from commands.catalog.terms import TERMS
 from domain.catalog import (
@@ -39,6 +40,7 @@ from domain.catalog import (
     DatasetRefreshed,
     DatasetRegistered,
     DatasetReinstated,
+    DatasetRolledBack,
     FreshnessAgreed,
     LineageRecorded,
     LineageRemoved,
@@ -51,6 +53,7 @@ from domain.catalog import (
     TermUnlinked,
     UsageRecorded,
     evolve,
+    snapshot,
 )
 from domain.kernel import Decider
 
@@ -79,6 +82,7 @@ DATASETS: Final[Decider[Dataset | None, DatasetCommand, DatasetEvent]] = Decider
         UnlinkTerm,
         DeprecateDataset,
         ReinstateDataset,
+        RollBackDataset,
     ),
     events=(
         DatasetRegistered,
@@ -98,9 +102,12 @@ DATASETS: Final[Decider[Dataset | None, DatasetCommand, DatasetEvent]] = Decider
         TermUnlinked,
         DatasetDeprecated,
         DatasetReinstated,
+        DatasetRolledBack,
     ),
     entity=lambda command: command.dataset_id,
     facts=facts,
+    snapshot=snapshot,
+    past_facts=past_facts,
 )
 DECIDERS: Final[tuple[Decider[Any, Any, Any], ...]] = (DATASETS, TERMS)
 
@@ -127,6 +134,7 @@ __all__ = [
     "RemoveLineage",
     "RemoveOwner",
     "ReviseTerm",
+    "RollBackDataset",
     "SyncDataset",
     "TagDataset",
     "TermCommand",

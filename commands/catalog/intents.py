@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from domain.catalog import ColumnSpec, Count, Environment, Jurisdiction, PiiLevel, Upstream, UtcTime
 from domain.kernel import Command, JsonObject
+from domain.rollback import RollBack
 from domain.values import Duration, Identifier, Label, Personal, Role, Text
 
 CURATORS: Final = frozenset({Role.ANALYST, Role.ADMIN, Role.AGENT})
@@ -191,6 +192,12 @@ class ReinstateDataset(Command, name="catalog.reinstate_dataset", roles=STEWARDS
     dataset_id: Identifier
 
 
+class RollBackDataset(RollBack, Command, name="catalog.roll_back_dataset", roles=STEWARDS):
+    """Give a dataset the settings back that it had at an earlier version: profile, schema, owners, lineage and all."""
+
+    dataset_id: Identifier
+
+
 class DefineTerm(Command, name="catalog.define_term", roles=STEWARDS):
     """Give a business term its meaning."""
 
@@ -226,5 +233,5 @@ EditCommand = (
     | DeprecateDataset
 )
 """What can be asked of a dataset that is there and not deprecated."""
-DatasetCommand = RegisterDataset | SyncDataset | ReinstateDataset | RecordUsage | EditCommand
+DatasetCommand = RegisterDataset | SyncDataset | ReinstateDataset | RollBackDataset | RecordUsage | EditCommand
 TermCommand = DefineTerm | ReviseTerm

@@ -1,7 +1,7 @@
 """What becomes of a dataset's profile and columns when a source describes them in part, and what policies judge it by."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, TypedDict
 
 from commands.catalog.intents import (
     ChangeSchema,
@@ -12,7 +12,7 @@ from commands.catalog.intents import (
     RegisterDataset,
     SyncDataset,
 )
-from domain.catalog import ColumnSpec, Dataset, Environment, Jurisdiction, PiiLevel, Profile, highest_pii
+from domain.catalog import ColumnChange, ColumnSpec, Dataset, Environment, Jurisdiction, PiiLevel, Profile, highest_pii
 from domain.kernel import require
 
 UNASSIGNED_DOMAIN: Final = "unassigned"
@@ -61,16 +61,53 @@ def columns_after(dataset: Dataset | None, columns: Sequence[ColumnSpec] | None)
     )
 
 
+class SchemaDifference(TypedDict):
+    """The columns of one schema against those of another."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[ColumnChange, ...]
+
+
+def schema_difference(before: Sequence[ColumnSpec], after: Sequence[ColumnSpec]) -> SchemaDifference:
+    old = {column.name: column for column in before}
+    new = {column.name: column for column in after}
+    return {
+        "added": tuple(name for name in new if name not in old),
+        "removed": tuple(name for name in old if name not in new),
+        "changed": tuple(_changes(old, after)),
+    }
+
+
+def _changes(before: dict[str, ColumnSpec], columns: Sequence[ColumnSpec]) -> Iterator[ColumnChange]:
+    for column in columns:
+        old = before.get(column.name, column)
+        attributes = tuple(name for name in ColumnSpec.model_fields if getattr(old, name) != getattr(column, name))
+        if attributes:
+            yield ColumnChange(column=column.name, attributes=attributes)
+
+
 def facts(dataset: Dataset | None, command: DatasetCommand) -> dict[str, Any]:
     """What policies judge by: the stricter of how the dataset stands and how it would, and what of that would be new.
 
     Judged by one of the two alone, a dataset could be declassified by those who may touch unclassified ones, or be
     classified without anybody being asked. `becomes` is all of it for a new dataset, and empty when nothing changes.
     """
-    before = dataset.profile if dataset else None
     after = _profile_after(dataset, command)
-    if after is None:
-        return {}
+    return {} if after is None else _judged(dataset.profile if dataset else None, after)
+
+
+def past_facts(dataset: Dataset | None, past: Dataset | None) -> dict[str, Any]:
+    """What policies judge by when a past state comes back; whether a deprecation comes or goes with it is a change too."""
+    assert dataset is not None, "what has a past is there"
+    assert past is not None, "a dataset's first event registers it"
+    judged = _judged(dataset.profile, past.profile)
+    if dataset.deprecated != past.deprecated:
+        judged["becomes"]["deprecated"] = past.deprecated
+    return judged
+
+
+def _judged(before: Profile | None, after: Profile) -> dict[str, Any]:
     becomes = after.model_dump(mode="json", include=_CLASSIFIERS)
     if before is None:
         return {**becomes, "becomes": becomes}

@@ -25,13 +25,14 @@ from commands.catalog.intents import (
     ReinstateDataset,
     RemoveLineage,
     RemoveOwner,
+    RollBackDataset,
     SyncDataset,
     TagDataset,
     UnlinkTerm,
 )
-from commands.catalog.profiles import columns_after, higher, profile_after, require_level
+from commands.catalog.profiles import columns_after, higher, profile_after, require_level, schema_difference
+from commands.catalog.rollback import rolled_back
 from domain.catalog import (
-    ColumnChange,
     ColumnSpec,
     ContractRecorded,
     Dataset,
@@ -86,6 +87,8 @@ def decide(dataset: Dataset | None, command: DatasetCommand, asked: Asked) -> Se
         case ReinstateDataset():
             known = _known(dataset, command.dataset_id)
             return [DatasetReinstated(dataset_id=command.dataset_id)] if known.deprecated else []
+        case RollBackDataset():
+            return [rolled_back(_known(dataset, command.dataset_id), command, asked)]
         case _:
             return list(_edit(_live(dataset, command.dataset_id), command, asked))
 
@@ -169,15 +172,8 @@ def _schema(dataset: Dataset, columns: tuple[ColumnSpec, ...]) -> Iterator[Datas
     )
     if columns == dataset.columns:
         return
-    before = {column.name: column for column in dataset.columns}
-    event = SchemaChanged(
-        dataset_id=dataset.dataset_id,
-        revision=dataset.schema_version + 1,
-        columns=columns,
-        added=tuple(name for name in names if name not in before),
-        removed=tuple(name for name in before if name not in set(names)),
-        changed=tuple(_changes(before, columns)),
-    )
+    difference = schema_difference(dataset.columns, columns)
+    event = SchemaChanged(dataset_id=dataset.dataset_id, revision=dataset.schema_version + 1, columns=columns, **difference)
     size_bytes = len(event.model_dump_json(exclude_none=True).encode())
     require(
         size_bytes <= _MAX_SCHEMA_BYTES,
@@ -198,14 +194,6 @@ def _schema(dataset: Dataset, columns: tuple[ColumnSpec, ...]) -> Iterator[Datas
         kept = tuple(link for link in edge.columns if link.column not in gone)
         if kept != edge.columns:
             yield LineageRecorded(dataset_id=dataset.dataset_id, upstream=edge.model_copy(update={"columns": kept}))
-
-
-def _changes(before: dict[str, ColumnSpec], columns: Iterable[ColumnSpec]) -> Iterator[ColumnChange]:
-    for column in columns:
-        old = before.get(column.name, column)
-        attributes = tuple(name for name in ColumnSpec.model_fields if getattr(old, name) != getattr(column, name))
-        if attributes:
-            yield ColumnChange(column=column.name, attributes=attributes)
 
 
 def _owners(dataset: Dataset, owners: Iterable[Owner]) -> Iterator[DatasetEvent]:

@@ -54,7 +54,7 @@ def ask(command: Command, by: Asker = ANA, **circumstances: Any) -> Ask:
     return Ask(command=command, by=by, action_id=uuid7(), at=datetime.now(UTC), **circumstances)
 
 
-def _written(folder: Path, rego: str) -> Path:
+def written(folder: Path, rego: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "verdict.rego").write_text(rego)
     return folder
@@ -63,7 +63,7 @@ def _written(folder: Path, rego: str) -> Path:
 @asynccontextmanager
 async def policies(folder: Path, rego: str = STAND_IN) -> AsyncIterator[PolicyEngine]:
     """A running engine with the stand-in bundle written to `folder`, or with `rego` in its place."""
-    engine = PolicyEngine(Bundle.read(_written(folder, rego)), timeout_s=5)
+    engine = PolicyEngine(Bundle.read(written(folder, rego)), timeout_s=5)
     await engine.start()
     try:
         yield engine

@@ -1,97 +1,39 @@
-"""What may be asked of an approval, and when the answer is yes: four eyes, on one exact action, once, in time."""
+"""When the answer is yes: four eyes, on one exact action, once, in time."""
 
-from datetime import UTC, timedelta
-from typing import Annotated, Any, Final, assert_never
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, assert_never
 
-from pydantic import AwareDatetime, Field
-
+from commands.approvals.intents import (
+    ApprovalCommand,
+    ApproveRequest,
+    EscalateRequest,
+    ExpireRequest,
+    RejectRequest,
+    RequestApproval,
+    UseApproval,
+    VoidRequest,
+    WithdrawRequest,
+)
+from commands.approvals.voices import voice
 from domain.approvals import (
     Approval,
+    ApprovalEscalated,
     ApprovalEvent,
     ApprovalExpired,
     ApprovalGranted,
     ApprovalRejected,
     ApprovalRequested,
-    ApprovalType,
     ApprovalUsed,
+    ApprovalVoided,
     ApprovalWithdrawn,
     ApproverAgreed,
-    Quorum,
-    RiskLevel,
-    evolve,
 )
-from domain.kernel import Asked, Command, Decider, JsonObject, command_digest, require, timestamp
-from domain.values import EVERYBODY, PEOPLE, ActorKind, Identifier, Label, Role, Sha256, Text
+from domain.kernel import Asked, command_digest, require, timestamp
+from domain.values import Role
 
-REQUESTERS: Final = frozenset({Role.ANALYST, Role.APPROVER, Role.ADMIN, Role.AGENT})
 DEFAULT_LIFETIME: Final = timedelta(days=3)
 LONGEST_LIFETIME: Final = timedelta(days=30)
-ApproverRoles = Annotated[tuple[Role, ...], Field(min_length=1, max_length=len(Role))]
-SomeText = Annotated[Text, Field(min_length=1)]
-
-
-class RequestApproval(Command, name="approvals.request_approval", roles=REQUESTERS):
-    """Request consent to one exact action: a command with its inputs, or anything known by its SHA-256 digest.
-
-    The digest of a command and its inputs is worked out here; without `expires_at` the request lives for three days.
-    """
-
-    approval_id: Identifier
-    type: ApprovalType = "action"
-    description: SomeText
-    risk_level: RiskLevel = "medium"
-    command: Label | None = None
-    inputs: JsonObject = {}
-    action_digest: Sha256 | None = None
-    stream: Label | None = None
-    policy_version: Label | None = None
-    approver_roles: ApproverRoles = (Role.APPROVER,)
-    quorum: Quorum = 1
-    expires_at: AwareDatetime | None = None
-
-
-class ApproveRequest(Command, name="approvals.approve_request", roles=PEOPLE):
-    """Agree to what is requested; when the quorum is reached it may be carried out, once."""
-
-    approval_id: Identifier
-    comment: Text | None = None
-
-
-class RejectRequest(Command, name="approvals.reject_request", roles=PEOPLE):
-    """Say no to what is requested, and why; one no settles it."""
-
-    approval_id: Identifier
-    comment: Text = ""
-
-
-class WithdrawRequest(Command, name="approvals.withdraw_request", roles=REQUESTERS):
-    """Take back your own request, as long as it has not been used."""
-
-    approval_id: Identifier
-    comment: Text | None = None
-
-
-class ExpireRequest(Command, name="approvals.expire_request", roles=EVERYBODY):
-    """Put on record that a request's time has passed; it could not be used since then anyway."""
-
-    approval_id: Identifier
-
-
-class UseApproval(Command, name="approvals.use_approval", roles=frozenset()):
-    """Carry out the approved action. Only the command path asks this, in the action's own commit: nobody holds a role for it.
-
-    `approver_roles` and `quorum` are what the policies demand of the action now: a request made with
-    milder ones covers nothing.
-    """
-
-    approval_id: Identifier
-    action_digest: Sha256
-    policy_version: Label
-    approver_roles: ApproverRoles
-    quorum: Quorum
-
-
-ApprovalCommand = RequestApproval | ApproveRequest | RejectRequest | WithdrawRequest | ExpireRequest | UseApproval
+ESCALATED_TO: Final = (Role.ADMIN,)
 
 
 def decide(approval: Approval, command: ApprovalCommand, asked: Asked) -> list[ApprovalEvent]:
@@ -101,20 +43,7 @@ def decide(approval: Approval, command: ApprovalCommand, asked: Asked) -> list[A
         case ApproveRequest():
             return _approve(approval, command, asked)
         case RejectRequest():
-            request = _requested(approval, command.approval_id)
-            _require_pending(approval, request, asked)
-            _require_independent_approver(request, asked)
-            require(
-                bool(command.comment),
-                "comment_required",
-                "A rejection says why.",
-                field="comment",
-                remedy="Tell the requester in `comment` what would have to change.",
-            )
-            rejected = ApprovalRejected(
-                approval_id=request.approval_id, approver=asked.by.actor, roles=_roles(asked), comment=command.comment
-            )
-            return [rejected]
+            return _reject(approval, command, asked)
         case WithdrawRequest():
             request = _requested(approval, command.approval_id)
             _require_requester(request, asked)
@@ -131,6 +60,12 @@ def decide(approval: Approval, command: ApprovalCommand, asked: Asked) -> list[A
                 remedy="Its requester may withdraw it, an approver may reject it; time alone expires it.",
             )
             return [ApprovalExpired(approval_id=request.approval_id)]
+        case EscalateRequest():
+            return _escalate(approval, command, asked)
+        case VoidRequest():
+            request = _requested(approval, command.approval_id)
+            _require_open(approval, request)
+            return [ApprovalVoided(approval_id=request.approval_id, reason=command.reason)]
         case UseApproval():
             return _use(approval, command, asked)
         case _:
@@ -152,14 +87,13 @@ def _request(approval: Approval, command: RequestApproval, asked: Asked) -> list
         field="approver_roles",
         remedy="Name roles that people hold, such as approver.",
     )
-    expires_at = (command.expires_at or asked.at + DEFAULT_LIFETIME).astimezone(UTC)
+    escalates_at, expires_at = _life(command, asked)
     require(
-        asked.at < expires_at <= asked.at + LONGEST_LIFETIME,
-        "expiry_out_of_range",
-        f"An approval expires in the future and within {LONGEST_LIFETIME.days} days.",
-        field="expires_at",
-        latest=timestamp(asked.at + LONGEST_LIFETIME),
-        remedy="Leave `expires_at` out for three days, or choose a time in that range.",
+        command.command is None or command.stream is None or command.seen_version is not None,
+        "seen_version_missing",
+        f"Consent to a change of {command.stream} is consent to the change of one version of it.",
+        field="seen_version",
+        remedy="Name the version you saw, the ETag of a read; or leave the stream out, if it is not known.",
     )
     requested = ApprovalRequested(
         approval_id=command.approval_id,
@@ -172,12 +106,37 @@ def _request(approval: Approval, command: RequestApproval, asked: Asked) -> list
         command=command.command,
         inputs=command.inputs if command.command else None,
         stream=command.stream,
+        seen_version=command.seen_version,
         policy_version=command.policy_version,
         approver_roles=tuple(sorted(set(command.approver_roles))),
         quorum=command.quorum,
+        escalates_at=escalates_at,
         expires_at=expires_at,
     )
     return [requested]
+
+
+def _life(command: RequestApproval, asked: Asked) -> tuple[datetime, datetime]:
+    """When it escalates, and when it expires."""
+    expires_at = (command.expires_at or asked.at + DEFAULT_LIFETIME).astimezone(UTC)
+    require(
+        asked.at < expires_at <= asked.at + LONGEST_LIFETIME,
+        "expiry_out_of_range",
+        f"An approval expires in the future and within {LONGEST_LIFETIME.days} days.",
+        field="expires_at",
+        latest=timestamp(asked.at + LONGEST_LIFETIME),
+        remedy="Leave `expires_at` out for three days, or choose a time in that range.",
+    )
+    escalates_at = (command.escalates_at or asked.at + (expires_at - asked.at) / 2).astimezone(UTC)
+    require(
+        asked.at < escalates_at < expires_at,
+        "escalation_out_of_range",
+        "An approval escalates in the future, and before it expires.",
+        field="escalates_at",
+        expires_at=timestamp(expires_at),
+        remedy="Leave `escalates_at` out for half of its life, or choose a time in that range.",
+    )
+    return escalates_at, expires_at
 
 
 def _digest(command: RequestApproval) -> str:
@@ -207,32 +166,75 @@ def _digest(command: RequestApproval) -> str:
 def _approve(approval: Approval, command: ApproveRequest, asked: Asked) -> list[ApprovalEvent]:
     request = _requested(approval, command.approval_id)
     _require_pending(approval, request, asked)
-    _require_independent_approver(request, asked)
+    heard = voice(approval, request, command, asked)
+    again = sorted(heard.people & approval.heard)
     require(
-        asked.by.actor not in approval.agreed,
+        not again,
         "already_agreed",
-        f"{asked.by.actor} has agreed already; one person is one vote.",
+        f"{', '.join(again)} has agreed already; one person is one vote, whoever speaks for them.",
         quorum=request.quorum,
         agreed=sorted(approval.agreed),
         remedy="Another approver has to agree.",
     )
-    agreed = ApproverAgreed(approval_id=request.approval_id, approver=asked.by.actor, roles=_roles(asked), comment=command.comment)
-    approvers = (*sorted(approval.agreed), asked.by.actor)
+    agreed = ApproverAgreed(
+        approval_id=request.approval_id,
+        approver=heard.approver,
+        on_behalf_of=heard.on_behalf_of,
+        roles=heard.roles,
+        comment=command.comment,
+    )
+    approvers = (*sorted(approval.agreed), heard.approver)
     if len(approvers) < request.quorum:
         return [agreed]
     return [agreed, ApprovalGranted(approval_id=request.approval_id, approvers=approvers)]
 
 
+def _reject(approval: Approval, command: RejectRequest, asked: Asked) -> list[ApprovalEvent]:
+    request = _requested(approval, command.approval_id)
+    _require_pending(approval, request, asked)
+    heard = voice(approval, request, command, asked)
+    require(
+        bool(command.comment),
+        "comment_required",
+        "A rejection says why.",
+        field="comment",
+        remedy="Tell the requester in `comment` what would have to change.",
+    )
+    rejected = ApprovalRejected(
+        approval_id=request.approval_id,
+        approver=heard.approver,
+        on_behalf_of=heard.on_behalf_of,
+        roles=heard.roles,
+        comment=command.comment,
+    )
+    return [rejected]
+
+
+def _escalate(approval: Approval, command: EscalateRequest, asked: Asked) -> list[ApprovalEvent]:
+    request = _requested(approval, command.approval_id)
+    _require_pending(approval, request, asked)
+    require(
+        not approval.escalated_to,
+        "approval_escalated",
+        f"Approval {request.approval_id} has been escalated already, to {', '.join(sorted(approval.escalated_to))}.",
+        escalated_to=sorted(approval.escalated_to),
+        remedy="Nothing is left to do: whoever holds one of these roles can decide.",
+    )
+    due_at = request.escalates_at
+    require(
+        due_at is not None and asked.at >= due_at,
+        "escalation_not_due",
+        f"Approval {request.approval_id} escalates {f'at {timestamp(due_at)}' if due_at else 'at no time'}.",
+        escalates_at=timestamp(due_at) if due_at else None,
+        remedy="Its approvers have until then.",
+    )
+    return [ApprovalEscalated(approval_id=request.approval_id, to_roles=ESCALATED_TO)]
+
+
 def _use(approval: Approval, command: UseApproval, asked: Asked) -> list[ApprovalEvent]:
     request = _requested(approval, command.approval_id)
     _require_requester(request, asked)
-    require(
-        approval.status != "used",
-        "approval_used",
-        f"Approval {request.approval_id} has been used; it was good for one action.",
-        field="approval_id",
-        remedy="Request another one.",
-    )
+    _require_in_force(approval, request, asked)
     require(
         approval.status == "approved",
         "approval_not_granted",
@@ -242,7 +244,6 @@ def _use(approval: Approval, command: UseApproval, asked: Asked) -> list[Approva
         quorum=request.quorum,
         remedy="Wait for the approvers, or request another one if this one is settled.",
     )
-    _require_unexpired(request, asked)
     _require_covering(approval, request, command)
     return [ApprovalUsed(approval_id=request.approval_id, action_id=str(asked.action_id), action_digest=request.action_digest)]
 
@@ -266,13 +267,24 @@ def _require_covering(approval: Approval, request: ApprovalRequested, command: U
         policy_version=command.policy_version,
         remedy="Send the command without an approval: it is judged, and parked if need be, under the policies in force.",
     )
-    fitting = sorted(approver for approver, roles in approval.agreed.items() if roles & set(command.approver_roles))
+    require(
+        request.seen_version in (None, command.seen_version),
+        "entity_changed_since_approval",
+        f"Approval {request.approval_id} was given for {request.stream} at version {request.seen_version}; "
+        f"it is at {command.seen_version} by now.",
+        field="approval_id",
+        approved_version=request.seen_version,
+        seen_version=command.seen_version,
+        remedy="Send the command without an approval: it is judged, and a new one requested if need be, on what is there now.",
+    )
+    wanted = {*command.approver_roles, *approval.escalated_to}
+    fitting = sorted(approver for approver, roles in approval.agreed.items() if roles & wanted)
     require(
         len(fitting) >= command.quorum,
         "approval_too_weak",
-        f"The policies demand {command.quorum} approvers of the roles {', '.join(sorted(command.approver_roles))}; {len(fitting)} agreed.",
+        f"The policies demand {command.quorum} approvers of the roles {', '.join(sorted(wanted))}; {len(fitting)} agreed.",
         quorum=command.quorum,
-        approver_roles=sorted(command.approver_roles),
+        approver_roles=sorted(wanted),
         agreed=fitting,
         remedy="Send the command without an approval: the request made for it asks the right people.",
     )
@@ -291,6 +303,7 @@ def _requested(approval: Approval, approval_id: str) -> ApprovalRequested:
 
 
 def _require_pending(approval: Approval, request: ApprovalRequested, asked: Asked) -> None:
+    _require_in_force(approval, request, asked)
     require(
         approval.status == "pending",
         "approval_not_pending",
@@ -298,14 +311,29 @@ def _require_pending(approval: Approval, request: ApprovalRequested, asked: Aske
         approval_status=approval.status,
         remedy="It is settled; a new request would be needed.",
     )
-    _require_unexpired(request, asked)
 
 
-def _require_unexpired(request: ApprovalRequested, asked: Asked) -> None:
+def _require_in_force(approval: Approval, request: ApprovalRequested, asked: Asked) -> None:
+    """Nothing is decided about an approval, and nothing done by it, once it was used, voided or out of time."""
     require(
-        asked.at < request.expires_at,
+        approval.status != "used",
+        "approval_used",
+        f"Approval {request.approval_id} has been used; it was good for one action.",
+        field="approval_id",
+        remedy="Request another one.",
+    )
+    require(
+        approval.status != "voided",
+        "approval_voided",
+        f"Approval {request.approval_id} was voided.",
+        field="approval_id",
+        remedy="See why it was voided before you request another one.",
+    )
+    require(
+        approval.status != "expired" and asked.at < request.expires_at,
         "approval_expired",
         f"Approval {request.approval_id} expired at {timestamp(request.expires_at)}.",
+        field="approval_id",
         expires_at=timestamp(request.expires_at),
         remedy="Request another one.",
     )
@@ -317,6 +345,7 @@ def _require_open(approval: Approval, request: ApprovalRequested) -> None:
         "approval_settled",
         f"Approval {request.approval_id} is {approval.status}; nothing can change that.",
         approval_status=approval.status,
+        remedy="Request another one if it is still needed.",
     )
 
 
@@ -330,59 +359,8 @@ def _require_requester(request: ApprovalRequested, asked: Asked) -> None:
     )
 
 
-def _require_independent_approver(request: ApprovalRequested, asked: Asked) -> None:
-    """Four eyes: neither the requester nor whoever answers for it, nor anything either of them owns; and a person."""
-    require(
-        {asked.by.actor, asked.by.owner or asked.by.actor}.isdisjoint({request.requester, request.requester_owner}),
-        "approver_is_requester",
-        "Whoever requested it, the owner of the agent that did, and what either of them owns cannot judge it.",
-        requester=request.requester,
-        requester_owner=request.requester_owner,
-        remedy="Somebody independent has to decide.",
-    )
-    require(
-        asked.by.kind is ActorKind.PERSON,
-        "approver_not_a_person",
-        f"Only people approve or reject; {asked.by.actor} is of kind {asked.by.kind.value}.",
-        remedy="A person of the approvers' roles has to decide.",
-    )
-    require(
-        not asked.by.roles.isdisjoint(request.approver_roles),
-        "approver_role_missing",
-        f"Deciding on approval {request.approval_id} takes one of the roles {', '.join(request.approver_roles)}.",
-        approver_roles=list(request.approver_roles),
-        roles=list(_roles(asked)),
-        remedy="Somebody with one of these roles has to decide.",
-    )
-
-
-def _roles(asked: Asked) -> tuple[Role, ...]:
-    return tuple(sorted(asked.by.roles))
-
-
-def _facts(approval: Approval, command: ApprovalCommand) -> dict[str, Any]:
+def facts(approval: Approval, command: ApprovalCommand) -> dict[str, Any]:
     about = command if isinstance(command, RequestApproval) else approval.request
     if about is None:
         return {}
     return {"type": about.type, "risk_level": about.risk_level, "command": about.command, "status": approval.status}
-
-
-DECIDER: Decider[Approval, ApprovalCommand, ApprovalEvent] = Decider(
-    context="approvals",
-    category="approval",
-    initial=Approval(),
-    evolve=evolve,
-    decide=decide,
-    commands=(RequestApproval, ApproveRequest, RejectRequest, WithdrawRequest, ExpireRequest, UseApproval),
-    events=(
-        ApprovalRequested,
-        ApproverAgreed,
-        ApprovalGranted,
-        ApprovalRejected,
-        ApprovalWithdrawn,
-        ApprovalExpired,
-        ApprovalUsed,
-    ),
-    entity=lambda command: command.approval_id,
-    facts=_facts,
-)

@@ -1,0 +1,96 @@
+"""Inboxes and webhooks as people read them: what one was told and has read, and where notifications are carried to."""
+
+from dataclasses import replace
+
+from domain.kernel import Recorded
+from domain.notifications import NotificationRead, NotificationSent, WebhookAdded, WebhookRemoved
+from projections.engine import Projection, ReadTable, read_row
+
+
+@read_row
+class NotificationRow:
+    """One notification; `status` is unread or read, `position` where the ledger holds that it was sent."""
+
+    notification_id: str
+    recipient: str
+    kind: str
+    subject: str
+    text: str
+    about: str | None
+    action_id: str | None
+    sent_by: str
+    sent_at: str
+    position: int
+    status: str
+    read_at: str | None
+
+
+@read_row
+class WebhookRow:
+    """One webhook; without `kinds` it takes notifications of every kind. Its secret is nowhere to be read."""
+
+    webhook_id: str
+    url: str
+    kinds: list[str]
+    secret_sha256: str
+    status: str
+    added_by: str
+    added_at: str
+    removed_at: str | None
+
+
+notifications = ReadTable(
+    "notifications",
+    NotificationRow,
+    filters=("recipient", "status", "kind", "about", "action_id"),
+    sorts=("sent_at", "position"),
+    search=("subject", "text"),
+)
+webhooks = ReadTable("webhooks", WebhookRow, filters=("status",), sorts=("webhook_id", "added_at"), search=("webhook_id", "url"))
+
+
+@notifications.on(NotificationSent)
+def sent(_row: None, recorded: Recorded[NotificationSent], notification_id: str) -> NotificationRow:
+    event = recorded.event
+    return NotificationRow(
+        notification_id=notification_id,
+        recipient=event.recipient,
+        kind=event.kind,
+        subject=event.subject,
+        text=event.text,
+        about=event.about,
+        action_id=event.action_id,
+        sent_by=recorded.actor,
+        sent_at=recorded.at_text,
+        position=recorded.position,
+        status="unread",
+        read_at=None,
+    )
+
+
+@notifications.on(NotificationRead)
+def read(row: NotificationRow, recorded: Recorded[NotificationRead], _notification_id: str) -> NotificationRow:
+    return replace(row, status="read", read_at=recorded.at_text)
+
+
+@webhooks.on(WebhookAdded)
+def added(_row: None, recorded: Recorded[WebhookAdded], webhook_id: str) -> WebhookRow:
+    event = recorded.event
+    return WebhookRow(
+        webhook_id=webhook_id,
+        url=event.url,
+        kinds=list(event.kinds),
+        secret_sha256=event.secret_sha256,
+        status="active",
+        added_by=recorded.actor,
+        added_at=recorded.at_text,
+        removed_at=None,
+    )
+
+
+@webhooks.on(WebhookRemoved)
+def removed(row: WebhookRow, recorded: Recorded[WebhookRemoved], _webhook_id: str) -> WebhookRow:
+    return replace(row, status="removed", removed_at=recorded.at_text)
+
+
+PROJECTION = Projection("notifications", (notifications, webhooks))

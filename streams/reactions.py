@@ -1,0 +1,81 @@
+"""Reactions: what Aureus itself asks for when something has happened, or when a time has come - through the one command path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Final, Protocol
+
+from domain.kernel import Asker, Command, Event, Recorded
+from domain.values import ActorKind, Role
+from infra.audit_trail import Trail
+from projections.engine import ReadTable
+
+ACTOR: Final = "svc-reactions"
+
+
+class ReadRows(Protocol):
+    """The read models as a reaction sees them: at least up to the event it reacts to."""
+
+    async def tenants(self, table: ReadTable[Any]) -> list[str]:
+        """Who has rows in a table."""
+        ...
+
+    async def rows(self, table: ReadTable[Any], tenant: str, where: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Every row that has these values in these filters."""
+        ...
+
+    async def row(self, table: ReadTable[Any], tenant: str, row_id: str) -> dict[str, Any] | None: ...
+
+    async def trail(self, tenant: str, since: datetime, until: datetime) -> Trail:
+        """What was done in that time, as the ledger has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """Asks for commands when one of these events was recorded.
+
+    A command is asked for once per event, however often `react` is: whoever was killed half-way asks again, and what
+    was carried out is not carried out twice. A refusal is in the audit log like any other.
+    """
+
+    name: str
+    on: tuple[type[Event], ...]
+    react: Callable[[Recorded[Any], ReadRows], Awaitable[list[Command]]]
+
+
+Due = tuple[str, str, Command]
+"""(tenant, what makes it the same one when it is found again, command)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Looks for what has come due every so many seconds."""
+
+    name: str
+    every_seconds: float
+    find: Callable[[ReadRows, datetime], Awaitable[list[Due]]]
+
+
+def asker(tenant: str) -> Asker:
+    """On whose behalf reactions ask: a service of the platform, bound by the policies like everybody."""
+    return Asker(ACTOR, tenant, frozenset({Role.ADMIN}), ActorKind.SERVICE)
+
+
+def reactions(contexts: Iterable[str]) -> tuple[Reaction, ...]:
+    """Those of every context that has some (`streams.<context>.REACTIONS`)."""
+    return tuple(reaction for module in _modules(contexts) for reaction in getattr(module, "REACTIONS", ()))
+
+
+def sweeps(contexts: Iterable[str]) -> tuple[Sweep, ...]:
+    """Those of every context that has some (`streams.<context>.SWEEPS`)."""
+    return tuple(sweep for module in _modules(contexts) for sweep in getattr(module, "SWEEPS", ()))
+
+
+def _modules(contexts: Iterable[str]) -> list[Any]:
+    names = [f"streams.{context}" for context in contexts]
+    return [import_module(name) for name in names if find_spec(name) is not None]
