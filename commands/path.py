@@ -24,6 +24,8 @@ from domain.ledger import AlreadyAnswered, Conflict, LedgerPort, Receipt
 __all__ = ["Ask", "CommandPath", "KeyReused", "VersionMismatch"]
 
 MAX_ATTEMPTS: Final = 6
+MAX_ATTEMPTS_TO_RESTRAIN: Final = 100
+"""Whoever stops something must not lose to the very storm that is to be stopped."""
 
 
 class VersionMismatch(Exception):
@@ -87,7 +89,8 @@ class CommandPath:
 
     async def _handled(self, ask: Ask, inputs: JsonObject, digest: str) -> Outcome:
         """Decides until the versions a decision saw still hold, a bounded number of times."""
-        for attempt in range(MAX_ATTEMPTS):
+        attempts = MAX_ATTEMPTS_TO_RESTRAIN if ask.command.restrains else MAX_ATTEMPTS
+        for attempt in range(attempts):
             try:
                 return await self._attempt(ask, inputs, digest)
             except AlreadyAnswered:
@@ -95,7 +98,7 @@ class CommandPath:
                 assert answer is not None
                 return answer
             except Conflict:
-                if attempt == MAX_ATTEMPTS - 1:
+                if attempt == attempts - 1:
                     raise
         raise AssertionError("unreachable")
 

@@ -159,7 +159,7 @@ async def prepare(address: str, logins: dict[str, DemoLogin]) -> int:
         assert (await post("analyst", "/v1/datasets", **raw)).status_code == 201
         made = {"dataset_id": "mart", "name": "Mart", "pii_level": "none", "jurisdiction": "EU", "upstreams": [{"dataset_id": "raw"}]}
         assert (await post("analyst", "/v1/datasets", **made)).status_code == 201
-        people = {"dataset_id": "people", "name": "People", "pii_level": "high", "jurisdiction": "EU"}
+        people = {"dataset_id": "people", "name": "People", "pii_level": "high", "jurisdiction": "US"}
         assert (await post("analyst", "/v1/datasets", **people)).status_code == 202
         position: int = opened.json()["position"]
         return position
