@@ -29,6 +29,7 @@ from infra.read_models import create_read_models
 from infra.read_queries import Reads
 from infra.s3_blobs import S3Blobs
 from infra.settings import Settings, SettingsError
+from infra.tasks import ended
 from infra.tokens import TokenIssuer
 from infra.webhooks import HttpWebhooks, WebhookStore
 from projections.engine import Projection
@@ -122,13 +123,13 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         runner = None
         if run_projections:
             runner = Runner(ledger, dsn, all_projections)
-            stack.push_async_callback(_cancelled, asyncio.create_task(runner.run(), name="projections"))
+            stack.push_async_callback(ended, asyncio.create_task(runner.run(), name="projections"))
         path = CommandPath(ledger, policy, deciders())
         answering = reactions(CONTEXTS)
         await place_reactions(dsn, answering, ledger.head.size)
         if run_projections:
             reactor = Reactor(ledger, dsn, path, reads, answering, sweeps(CONTEXTS))
-            stack.push_async_callback(_cancelled, asyncio.create_task(reactor.run(), name="reactions"))
+            stack.push_async_callback(ended, asyncio.create_task(reactor.run(), name="reactions"))
         passwords = Passwords(dsn)
         await passwords.open()
         stack.push_async_callback(passwords.close)
@@ -183,15 +184,8 @@ async def _open_webhooks(dsn: str, keystore: FileKeystore, stack: AsyncExitStack
     if deliver:
         port = HttpWebhooks()
         stack.push_async_callback(port.close)
-        stack.push_async_callback(_cancelled, asyncio.create_task(Courier(webhooks, port).run(), name="webhooks"))
+        stack.push_async_callback(ended, asyncio.create_task(Courier(webhooks, port).run(), name="webhooks"))
     return webhooks
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Ends a task; asked again after a while, for `asyncio.wait_for` under a pool swallows what comes together with its answer."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=1)
 
 
 def now() -> datetime:

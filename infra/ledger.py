@@ -238,9 +238,7 @@ class Ledger:
         for waiting in group:
             waiting.tries += isinstance(surprise, StreamTaken)
             if waiting.tries > MAX_TRIES or waiting.future.cancelled():
-                waiting.settle(
-                    LedgerUnavailable("ledger_contended", "Others wrote first, again and again.", "Try again in a moment.")
-                )
+                waiting.settle(LedgerUnavailable("ledger_contended", "Others wrote first, again and again.", "Try again in a moment."))
         return [waiting for waiting in group if not waiting.future.done()]
 
     def _forget(self) -> None:

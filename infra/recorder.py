@@ -54,6 +54,7 @@ from infra.ledger import Ledger
 from infra.opening import open_ledger
 from infra.settings import Settings
 from infra.store import StoredEvent as LedgerRow
+from infra.tasks import ended
 
 CATEGORY: Final = "eventsourcing"
 ACTOR: Final = "svc-eventsourcing"
@@ -185,10 +186,7 @@ class _Loop:
         self._loop.close()
 
     async def _cancel_all(self) -> None:
-        waiting = asyncio.all_tasks() - {cast("asyncio.Task[None]", asyncio.current_task())}
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await ended(*(asyncio.all_tasks() - {cast("asyncio.Task[None]", asyncio.current_task())}))
 
 
 class LedgerRecorder(ApplicationRecorder):
@@ -231,8 +229,7 @@ class LedgerRecorder(ApplicationRecorder):
 
     async def _close(self) -> None:
         if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+            await ended(self._following)
         await self.ledger.close()
 
     # -- writing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -14,6 +13,7 @@ import psycopg
 from domain.kernel import UnknownEvent
 from infra.ledger import Ledger, LedgerUnavailable
 from infra.read_models import ReadModelWriter
+from infra.tasks import ended
 from projections.engine import Projection
 
 BATCH_EVENTS: Final = 64
@@ -53,9 +53,7 @@ class Runner:
                     _log.exception("the read models cannot go on")
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
-            listening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await listening
+            await ended(listening)
 
     async def _listen(self) -> None:
         """Other processes append too: their NOTIFY, or the poll behind it, wakes this one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from infra.opening import open_ledger
 from infra.read_models import ReadModelWriter, create_read_models, encode
 from infra.read_queries import Reads
 from infra.rebuild import rebuild
+from infra.tasks import ended
 from projections.engine import Projection, ReadTable, replay
 from streams.runner import Runner
 from tests.support.kernel import ADM, ANA, APP, Process, ask, catch_up, everything, policies, processes, quiet, unequal
@@ -211,9 +211,7 @@ async def test_the_runner_follows_and_outlives_the_loss_of_its_connections(proce
         await process.path.handle(ask(FundBudget(budget_id="lake", amount_minor=2), ADM))
         assert await runner.wait_for(process.ledger.head.size, 20)
     finally:
-        following.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await following
+        await ended(following)
     assert await unequal(database_url) == []
 
 
@@ -227,9 +225,7 @@ async def test_two_runners_share_the_work_without_doing_it_twice(process: Proces
         for runner in runners:
             assert await runner.wait_for(process.ledger.head.size, 10)
     finally:
-        for task in following:
-            task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
+        await ended(*following)
         await other.close()
     assert await unequal(database_url) == []
 

@@ -23,6 +23,7 @@ from infra.opening import open_ledger
 from infra.policy import PolicyEngine
 from infra.read_models import create_read_models
 from infra.read_queries import Reads
+from infra.tasks import ended
 from projections.budgets import budgets
 from streams.reactions import ACTOR, Due, Reaction, ReadRows, Sweep
 from streams.reactor import Reactor, place_reactions
@@ -76,9 +77,7 @@ async def reacting(
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await ended(*tasks)
         await reads.close()
 
 

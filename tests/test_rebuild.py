@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from infra.ledger import Append, Ledger, StreamWrite
 from infra.opening import open_ledger
 from infra.read_models import create_read_models
 from infra.rebuild import Rebuilt, rebuild, rebuild_all
+from infra.tasks import ended
 from projections.budgets import PROJECTION as BUDGETS
 from projections.engine import Projection, ProjectionError, ReadTable, read_row
 from streams.runner import Runner
@@ -49,9 +49,7 @@ async def follow(ledger: Ledger, dsn: str, *extra: Projection) -> Runner:
     runner = Runner(ledger, dsn, (*projections(), *extra))
     running = asyncio.create_task(runner.run())
     assert await runner.wait_for(ledger.head.size, 20)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    await ended(running)
     return runner
 
 

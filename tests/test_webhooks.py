@@ -26,6 +26,7 @@ from infra.demo import ensure_demo
 from infra.keystore import FileKeystore
 from infra.rebuild import rebuild
 from infra.settings import Settings
+from infra.tasks import ended
 from infra.webhooks import HttpWebhooks, Message, NotDelivered, Standing, WebhookStore, secret_digest, signature
 from projections.notifications import PROJECTION
 from streams.notifications import Courier, Patience
@@ -225,9 +226,7 @@ async def delivering(store: WebhookStore, *, answer_seconds: float = 5) -> Async
         try:
             yield
         finally:
-            while not running.done():  # asked again: see api.services._cancelled
-                running.cancel()
-                await asyncio.wait([running], timeout=0.2)
+            await ended(running)
 
 
 async def until(true: Callable[[], Any]) -> None:
