@@ -31,6 +31,7 @@ class Server:
 
     port: int
     home: Path
+    dsn: str | None = None
     _token: str = ""
     _renew_at: float = 0.0
 
@@ -83,4 +84,4 @@ def serving(home: Path, dsn: str | None = None, ready: Callable[[int], bool] | N
         process = subprocess.Popen([sys.executable, "-m", "api.cli", "serve"], env=environment, stdout=output, stderr=output)
     with ending(process):
         wait_until(lambda: ready(port) if ready else answers(port, "/readyz"), process, "aureus serve", log)
-        yield Server(port, home)
+        yield Server(port, home, dsn)
