@@ -8,7 +8,7 @@ CHECKED := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run servers test test-postgres check format bench tour docs lock clean
+.PHONY: help install run servers test test-postgres check format bench tour verifier docs lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,10 +23,12 @@ $(INSTALLED): requirements/tools.txt requirements/dev.txt pyproject.toml scripts
 run: install ## Start Aureus: its database, the API and the projections
 	@exec $(BIN)/aureus serve
 
-servers: ## Install or build what tests start besides PostgreSQL: Chromium, OPA, MinIO
+servers: ## Install or build what tests start besides PostgreSQL: Chromium, SoftHSM, OPA, MinIO, a verifier in Go
 	@command -v chromium >/dev/null || scripts/debian.sh chromium
+	@command -v softhsm2-util >/dev/null || scripts/debian.sh softhsm2
 	@scripts/opa.sh
 	@scripts/minio.sh
+	@scripts/thirdparty.sh
 
 test: install servers ## Run every test
 	@$(BIN)/python -m pytest $(ARGS)
@@ -50,6 +52,9 @@ bench: install ## Run the benchmarks, or one: make bench ONLY=append_64
 
 tour: install ## Walk through docs/tour.md on a fresh Aureus of its own, and show what each command prints
 	@$(BIN)/python -m tests.support.tour docs/tour.md
+
+verifier: install ## Write the stand-alone verifier, aureus_verify.py, again from infra/verifier/
+	@$(BIN)/python -m infra.bundle_verifier
 
 docs: install ## Write the generated documents again: events, OpenAPI, command line
 	@$(BIN)/python -m api.reference

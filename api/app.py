@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api import audit, console, decisions, handbook, imports, rollback, system
+from api import audit, console, decisions, handbook, imports, proofs, rollback, system, verifier, witnesses
 from api.dispatch import FrontDoor
 from api.errors import EXPECTED, error_response
 from api.services import Services, open_services
@@ -85,8 +85,11 @@ def create_app(settings: Settings | None = None, *, run_projections: bool = True
         audit,
         decisions,
         imports,
+        proofs,
         rollback,
         system,
+        verifier,
+        witnesses,
         console,
         handbook,
     ):

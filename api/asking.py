@@ -15,19 +15,23 @@ from pydantic import BaseModel, create_model
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from api.errors import ApiError, refusal_status
+from api.errors import ApiError, Prepared, refusal_status
 from api.examples import EXAMPLES
 from api.services import Services, now
 from commands.outcome import Outcome
 from commands.path import Ask
+from domain.actions import RequestSignature
 from domain.kernel import Asker, Command
 from domain.values import uuid7
 from infra.canonical import loads_strict, require_profile
+from infra.request_signing import HEADER, PREPARE, parse
 
 MAX_BODY_BYTES: Final = 1_048_576
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+=~-]{0,199}")
 Answer = Callable[[Services, Scope, Receive], Awaitable[Response]]
+Complete = Callable[[Services, Asker, Any], Awaitable[Command]]
+"""Adds to a command what only the server knows, and is no part of its intent."""
 
 
 class CommandEvent(BaseModel):
@@ -97,6 +101,8 @@ _HEADERS: Final = (
     ("approval", "Aureus-Approval", "The approval that covers exactly this command."),
     ("evidence", "Aureus-Evidence", "SHA-256 of stored artifacts that belong to this action, separated by commas."),
     ("correlation", "X-Correlation-Id", "A UUID that ties this to what led to it."),
+    ("signature", HEADER, "The actor's own signature over this command, from who has a key: keyid=, nonce=, at=, sig=."),
+    ("prepare", PREPARE, "Answers with the command as it would be asked, what the server adds included, and asks nothing: to be signed."),
 )
 
 
@@ -108,7 +114,7 @@ def described(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
     return endpoint
 
 
-def command_answer(command: type[Command], status: int) -> Answer:
+def command_answer(command: type[Command], status: int, complete: Complete | None = None) -> Answer:
     async def answer(services: Services, scope: Scope, receive: Receive) -> Response:
         headers = scope["headers"]
         asker = await services.authenticator.authenticate(headers)
@@ -119,7 +125,8 @@ def command_answer(command: type[Command], status: int) -> Answer:
                 422, "validation_failed", "The body is not a JSON object.", field="", remedy="Send the command's fields as an object."
             )
         parsed = command.model_validate(_joined(fields, scope["path_params"]))
-        ask = ask_of(parsed, asker, headers)
+        whole = parsed if complete is None else await complete(services, asker, parsed)
+        ask = ask_of(whole, asker, headers)
         if ask.artifacts:
             await require_stored(services, ask)
         outcome = await services.path.handle(ask)
@@ -151,6 +158,12 @@ def ask_of(command: Command, asker: Asker, headers: list[tuple[bytes, bytes]]) -
     given = {name.decode(): value.decode("latin-1") for name, value in headers if name in _COMMAND_HEADERS}
     if not given:
         return Ask(command, asker, uuid7(), now(), elapsed_us=stopwatch())
+    if PREPARE.lower() in given:
+        raise Prepared(command)
+    key, signature = _key(given.get("idempotency-key")), _signature(given.get(HEADER.lower()))
+    if signature is not None and key not in {None, signature.nonce}:
+        rule = "a signed request's is the nonce that was signed"
+        raise _header_error("Idempotency-Key", rule, "Leave it out, or sign it as the nonce.")
     return Ask(
         command,
         asker,
@@ -158,10 +171,11 @@ def ask_of(command: Command, asker: Asker, headers: list[tuple[bytes, bytes]]) -
         now(),
         correlation=_correlation(given.get("x-correlation-id")),
         if_match=_version(given.get("if-match")),
-        idempotency_key=_key(given.get("idempotency-key")),
+        idempotency_key=key,
         approval_id=_approval(given.get("aureus-approval")),
         reason=_reason(given.get("aureus-reason")),
         artifacts=_artifacts(given.get("aureus-evidence")),
+        signature=signature,
         elapsed_us=stopwatch(),
     )
 
@@ -199,6 +213,13 @@ def _key(text: str | None) -> str | None:
     if text is not None and not (0 < len(text) <= 200 and text.isascii() and text.isprintable()):
         raise _header_error("Idempotency-Key", "it is 1 to 200 printable ASCII characters", "Use a UUID.")
     return text
+
+
+def _signature(text: str | None) -> RequestSignature | None:
+    try:
+        return parse(text) if text is not None else None
+    except ValueError as error:
+        raise _header_error(HEADER, str(error), "Send keyid=<hex>, nonce=<uuid>, at=<RFC 3339>, sig=<base64>.") from None
 
 
 def _approval(text: str | None) -> str | None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from api.authentication import Unauthenticated
 from commands.path import KeyReused, VersionMismatch
-from domain.kernel import JsonObject, Refused, timestamp
+from domain.kernel import Command, JsonObject, Refused, timestamp
 from domain.ledger import Conflict, EventTooLarge, LedgerUnavailable
 from infra.canonical import ProfileError
 
@@ -46,6 +46,14 @@ class ApiError(Exception):
         self.status, self.code, self.message, self.details, self.headers = status, code, message, details, dict(headers or {})
 
 
+class Prepared(Exception):
+    """No error: whoever asks wants to see a command as it would be asked, to sign it, and nothing is asked yet."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(command.command_name)
+        self.command = command
+
+
 _STATUS_CODES: Final = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 _INVALID: Final = frozenset({"invalid_parameter", "validation_failed"})
 
@@ -61,6 +69,7 @@ def refusal_status(code: str, *, denied: bool = False) -> int:
 
 EXPECTED: Final[tuple[type[Exception], ...]] = (
     ApiError,
+    Prepared,
     Unauthenticated,
     Refused,
     ValidationError,
@@ -78,6 +87,10 @@ EXPECTED: Final[tuple[type[Exception], ...]] = (
 
 def error_response(error: BaseException, request_id: str) -> Response:
     """The response for any exception; what nobody expected becomes a 500 that tells nothing but its request id."""
+    if isinstance(error, Prepared):
+        command = error.command
+        seen = {"command": command.command_name, "inputs": command.intent(), "digest": command.digest()}
+        return Response(orjson.dumps(seen), 200, {"x-request-id": request_id}, "application/json")
     known = _known(error)
     if known is None:
         _log.error("request %s failed", request_id, exc_info=error)

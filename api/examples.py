@@ -147,7 +147,40 @@ _POLICIES: Final[dict[str, JsonObject]] = {
     "policies.activate_policies": {"activate": [{"policy_id": "sales_needs_four_eyes", "version": 1}], "retire": []},
     "policies.retire_policy": {"policy_id": "sales_needs_four_eyes"},
 }
+_EXPORTS: Final[dict[str, JsonObject]] = {
+    "exports.request_export": {
+        "export_id": "exp-1f2e3d4c",
+        "recipient": "Oesterreichische Nationalbank",
+        "selection": {
+            "datasets": [_DATASET],
+            "agents": ["agt-cleaner"],
+            "jurisdictions": ["EU"],
+            "starts_at": "2026-04-01T00:00:00Z",
+            "ends_at": "2026-07-01T00:00:00Z",
+        },
+        "profile": "regulator",
+        "views": ["parquet", "html", "pdf"],
+        "artifacts": True,
+    },
+    "exports.cancel_export": {"export_id": "exp-1f2e3d4c", "comment": "The wrong quarter"},
+    "exports.define_profile": {"profile": "ecb-onsite", "disclose": ["governance"], "withhold_types": ["access.api_key_issued"]},
+}
+_KEY_ID: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_PUBLIC: Final = "vjSIFuLNB8PIkq6FKvrEdH0UYkMdDVB0TK8nQnYEYws="
+_SIGNED: Final = "mHX9Rr1Gr1p1uZ8pXrY0uJ1Z3rH2m5a9a8qGQbJm0vQ8O3eT2dXr5c1kYw4l7b6n0sU9i2o3p4q5r6s7t8u9Cw=="
+_KEYS: Final[dict[str, JsonObject]] = {
+    "keys.add_key": {"role": "actor", "holder": "demo/agt-cleaner", "custody": "client", "public": _PUBLIC, "proof": _SIGNED},
+    "keys.rotate_key": {
+        "old_key_id": _KEY_ID,
+        "role": "actor",
+        "custody": "kms",
+        "public": _PUBLIC,
+        "proof": _SIGNED,
+        "consent": _SIGNED,
+    },
+    "keys.revoke_key": {"key_id": _KEY_ID, "reason": "The laptop it was on was stolen", "compromised_since": 4711},
+}
 EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType(
-    {**_ACCESS, **_AGENTS, **_APPROVALS, **_BUDGETS, **_CATALOG, **_NOTIFICATIONS, **_PIPELINES, **_POLICIES}
+    {**_ACCESS, **_AGENTS, **_APPROVALS, **_BUDGETS, **_CATALOG, **_EXPORTS, **_KEYS, **_NOTIFICATIONS, **_PIPELINES, **_POLICIES}
 )
 """A command's fields, those in its path included, by the command's name."""

@@ -30,7 +30,7 @@ class Reader:
     as_of: int | None
 
     async def found(self, table: ReadTable[Any], row_id: str, stream: str | None = None) -> Found | None:
-        return await self.services.reads.get(table, self.asker.tenant, row_id, self.as_of, stream)
+        return await self.services.reads.get(table, self._tenant(table), row_id, self.as_of, stream)
 
     async def get(self, table: ReadTable[Any], row_id: str) -> dict[str, Any] | None:
         """A row by id, or None."""
@@ -39,7 +39,7 @@ class Reader:
 
     async def many(self, table: ReadTable[Any], row_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Rows by id; those that are not there are left out."""
-        return await self.services.reads.many(table, self.asker.tenant, row_ids, self.as_of)
+        return await self.services.reads.many(table, self._tenant(table), row_ids, self.as_of)
 
     async def find(self, table: ReadTable[Any], where: Mapping[str, Any], limit: int = 1_000) -> list[dict[str, Any]]:
         """Rows whose filter columns have the given values (a list: any of them), ordered by id."""
@@ -47,7 +47,10 @@ class Reader:
         return [orjson.loads(document) for document in page.documents]
 
     async def page(self, table: ReadTable[Any], asked: ListQuery) -> Page:
-        return await self.services.reads.page(table, self.asker.tenant, asked, self.as_of)
+        return await self.services.reads.page(table, self._tenant(table), asked, self.as_of)
+
+    def _tenant(self, table: ReadTable[Any]) -> str:
+        return table.tenant or self.asker.tenant
 
 
 def require_role(asker: Asker, roles: frozenset[Role]) -> None:

@@ -1,4 +1,5 @@
-"""What Aureus says about itself, written from the code: `python -m api.reference` writes docs/events.md, openapi.json and cli.md."""
+"""What Aureus says about itself, written from the code: `python -m api.reference` writes docs/events.md, openapi.json and cli.md,
+and api/commands.json."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ from typing import Any, Final
 from api.app import create_app
 from api.cli.reference import render_reference
 from api.services import projections
+from domain.exports import IndexCommitted
 from domain.foreign import EventStored
 from domain.kernel import EVENTS, Event, JsonObject
-from domain.keys import KeyAdded
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 COMMAND: Final = "python -m api.reference"
 
 UNREAD: Final[Mapping[type[Event], str]] = MappingProxyType(
     {
-        KeyAdded: "read from the ledger itself, by whoever verifies it: a read model could be changed, and must not vouch for keys",
+        IndexCommitted: "read from the ledger itself, by whoever makes or verifies an export",
         EventStored: "read by the application that stored it; its bytes mean nothing here",
     }
 )
@@ -125,10 +126,22 @@ def render_openapi() -> str:
     return json.dumps(create_app().openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
+def render_commands() -> str:
+    """Which command a POST to which path asks for: what a client that signs commands has to know, without all that serves them."""
+    routes = [route for route in create_app().routes if hasattr(route, "command")]
+    asked = {route.path: f"{route.command.__module__}:{route.command.__name__}" for route in routes}  # type: ignore[attr-defined]
+    return json.dumps(asked, indent=1, sort_keys=True) + "\n"
+
+
 GENERATED: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
-    {"cli.md": render_reference, "events.md": render_events, "openapi.json": render_openapi}
+    {
+        "cli.md": render_reference,
+        "events.md": render_events,
+        "openapi.json": render_openapi,
+        "../api/commands.json": render_commands,
+    }
 )
-"""Files in docs/ and what writes them."""
+"""Files in docs/, and one beside the code, and what writes them."""
 
 
 def stale() -> Iterator[tuple[str, str]]:

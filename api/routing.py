@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import create_model
 from starlette.types import Receive, Scope, Send
 
-from api.asking import Answer, CommandAnswer, command_answer, command_endpoint
+from api.asking import Answer, CommandAnswer, Complete, command_answer, command_endpoint
 from api.errors import ErrorBody, error_response
 from api.reading import Reader, Reading, require_role
 from api.services import Services
@@ -35,14 +35,14 @@ PUBLIC: Final[frozenset[Role]] = frozenset()
 class ContextRouter(APIRouter):
     """A context's routes."""
 
-    def command(self, path: str, command: type[Command], *, status: int = 200) -> None:
-        """POST a command; path parameters are fields of it, the body holds the others."""
+    def command(self, path: str, command: type[Command], *, status: int = 200, complete: Complete | None = None) -> None:
+        """POST a command; path parameters are fields of it, the body holds the others. `complete` adds what only the server knows."""
         in_path = re.findall(r"{(\w+)", path)
         self._declare(
             path,
             "POST",
             command_endpoint(command, in_path),
-            command_answer(command, status),
+            command_answer(command, status, complete),
             command.roles,
             name=command.command_name,
             summary=_first_line(command),
@@ -51,6 +51,7 @@ class ContextRouter(APIRouter):
             response_model=CommandAnswer,
             responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}, **_ERRORS},
         )
+        self.routes[-1].command = command  # type: ignore[attr-defined]
 
     def views(
         self,

@@ -18,21 +18,30 @@ from domain.contexts import CONTEXTS
 from domain.kernel import Decider
 from infra.blobs import BlobStore, LocalBlobs
 from infra.embedded import EmbeddedPostgres
-from infra.keystore import FileKeystore
+from infra.keystore import FileKeystore, verify
 from infra.ledger import Ledger
 from infra.opa import OpaServer
 from infra.opening import open_ledger
+from infra.own_witness import OwnWitness
+from infra.packing.shelf import Shelf
 from infra.passwords import Passwords
+from infra.pkcs11_keys import open_keystore
 from infra.policy_bundle import Bundle
 from infra.policy_sets import GovernedPolicies
+from infra.proofs import Proofs
 from infra.read_models import create_read_models
 from infra.read_queries import Reads
 from infra.s3_blobs import S3Blobs
 from infra.settings import Settings, SettingsError
 from infra.tasks import ended
+from infra.tiles import Tiles
+from infra.timestamps import Timestamping
 from infra.tokens import TokenIssuer
+from infra.verifier.notes import LOG, VerifierKey
 from infra.webhooks import HttpWebhooks, WebhookStore
+from infra.witnessing import FOLLOWER_SECONDS, ROUND_SECONDS, Witnessing
 from projections.engine import Projection
+from streams.exports import Exporter, Outside
 from streams.notifications import Courier
 from streams.reactions import reactions, sweeps
 from streams.reactor import Reactor, place_reactions
@@ -65,6 +74,11 @@ class Services:
     dsn: str
     keystore: FileKeystore
     ledger: Ledger
+    tiles: Tiles
+    proofs: Proofs
+    witnessing: Witnessing
+    timestamping: Timestamping | None
+    shelf: Shelf
     path: CommandPath
     reads: Reads
     policy: GovernedPolicies
@@ -105,15 +119,14 @@ class Services:
 async def open_services(settings: Settings, *, run_projections: bool = True) -> AsyncIterator[Services]:
     """Starts or adopts PostgreSQL, opens the ledger, the policies and the read models."""
     async with AsyncExitStack() as stack:
-        dsn = settings.database_url
-        if dsn is None:
-            postgres = EmbeddedPostgres(settings.postgres_dir)
-            dsn = await asyncio.to_thread(postgres.start)
-            stack.push_async_callback(asyncio.to_thread, postgres.stop)
-        keystore = FileKeystore.open(settings.keys_dir)
+        dsn = settings.database_url or await _open_postgres(settings, stack)
+        keystore = open_keystore(settings)
         blobs = await _open_blobs(settings, stack)
         ledger = await open_ledger(dsn, keystore, settings.origin)
         stack.push_async_callback(ledger.close)
+        tiles = await _open_tiles(dsn, ledger, stack, follow=run_projections)
+        proofs = Proofs(tiles, ledger.store)
+        witnessing, timestamping = _open_anchors(settings, ledger, proofs, stack, follow=run_projections)
         all_projections = projections()
         await create_read_models(dsn, all_projections)
         reads = Reads(dsn, all_projections)
@@ -121,15 +134,20 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         stack.push_async_callback(reads.close)
         policy = await _open_policies(settings, stack)
         runner = None
+        await witnessing.asked()  # before anything is written
         if run_projections:
             runner = Runner(ledger, dsn, all_projections)
             stack.push_async_callback(ended, asyncio.create_task(runner.run(), name="projections"))
-        path = CommandPath(ledger, policy, deciders())
+        path = CommandPath(ledger, policy, deciders(), verify)
         answering = reactions(CONTEXTS)
         await place_reactions(dsn, answering, ledger.head.size)
         if run_projections:
             reactor = Reactor(ledger, dsn, path, reads, answering, sweeps(CONTEXTS))
             stack.push_async_callback(ended, asyncio.create_task(reactor.run(), name="reactions"))
+        shelf = Shelf(settings.exports_dir)
+        if run_projections:
+            exporter = Exporter(ledger, dsn, path, reads, shelf, witnessing, Outside(settings, keystore.vault.seed))
+            stack.push_async_callback(ended, asyncio.create_task(exporter.run(), name="exports"))
         passwords = Passwords(dsn)
         await passwords.open()
         stack.push_async_callback(passwords.close)
@@ -140,6 +158,11 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
             dsn=dsn,
             keystore=keystore,
             ledger=ledger,
+            tiles=tiles,
+            proofs=proofs,
+            witnessing=witnessing,
+            timestamping=timestamping,
+            shelf=shelf,
             path=path,
             reads=reads,
             policy=policy,
@@ -151,6 +174,45 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
             projections=all_projections,
             runner=runner,
         )
+
+
+async def _open_postgres(settings: Settings, stack: AsyncExitStack) -> str:
+    postgres = EmbeddedPostgres(settings.postgres_dir)
+    dsn = await asyncio.to_thread(postgres.start)
+    stack.push_async_callback(asyncio.to_thread, postgres.stop)
+    return dsn
+
+
+async def _open_tiles(dsn: str, ledger: Ledger, stack: AsyncExitStack, *, follow: bool) -> Tiles:
+    tiles = Tiles(dsn)
+    await tiles.open()
+    stack.push_async_callback(tiles.close)
+    if follow:
+        stack.push_async_callback(ended, asyncio.create_task(tiles.follow(ledger.appended()), name="tiles"))
+    return tiles
+
+
+def _open_anchors(
+    settings: Settings, ledger: Ledger, proofs: Proofs, stack: AsyncExitStack, *, follow: bool
+) -> tuple[Witnessing, Timestamping | None]:
+    """Whoever moves the read models has the checkpoints cosigned as they come; the others only look, that they stop writing as well."""
+    every_seconds = ROUND_SECONDS if follow else FOLLOWER_SECONDS
+    witnessing = Witnessing(ledger, proofs, settings.witnesses or (), settings.witnesses_required, every_seconds=every_seconds)
+    stack.push_async_callback(witnessing.close)
+    if follow and settings.brings_witness:
+
+        def log_key() -> VerifierKey:
+            return VerifierKey(ledger.name, LOG, ledger.sealer.signers.log.public)
+
+        own = OwnWitness(settings.witness_dir, log_key, lambda place: witnessing.add(place, own=True))
+        ledger.on_signers.append(lambda _signers: own.learn_key())
+        stack.push_async_callback(ended, asyncio.create_task(own.run(), name="own-witness"))
+    if not (follow and settings.timestamps):
+        return witnessing, None
+    timestamping = Timestamping(ledger, settings.timestamps)
+    stack.push_async_callback(timestamping.authority.close)
+    stack.push_async_callback(ended, asyncio.create_task(timestamping.run(), name="timestamps"))
+    return witnessing, timestamping
 
 
 async def _open_blobs(settings: Settings, stack: AsyncExitStack) -> BlobStore:

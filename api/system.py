@@ -16,10 +16,10 @@ from api.errors import ApiError
 from api.reading import Reading
 from api.routing import PUBLIC, ContextRouter
 from domain.kernel import JsonObject
+from domain.keys import KeyAdded
 from domain.values import PEOPLE, Role
 from infra.checkpoint import verifier_key
 from infra.envelope import entry_bytes
-from infra.keystore import key_id
 from infra.rebuild import Rebuilt, rebuild
 from projections.engine import Projection, ProjectionError
 
@@ -73,6 +73,8 @@ async def ready(request: Request) -> Response:
     if reached > head.size:
         # The ledger cannot shrink: somebody cut its end off, or restored it without its read models.
         stopped = {**stopped, "ledger": f"it ends at {head.size}, before the read models' position {reached}: verify it"}
+    if services.ledger.refusal is not None:
+        stopped = {**stopped, "ledger": services.ledger.refusal.message}
     body = {
         "status": "degraded" if stopped else "ready",
         "size": head.size,
@@ -84,8 +86,9 @@ async def ready(request: Request) -> Response:
 
 @router.query("/v1/ledger/checkpoint", roles=PUBLIC, response_class=PlainTextResponse)
 async def checkpoint(request: Request, size: Annotated[int | None, Query(ge=1)] = None) -> PlainTextResponse:
-    """The latest signed checkpoint (C2SP tlog-checkpoint), or the one of exactly `size` events."""
-    note = await request.app.state.services.ledger.store.note(size)
+    """The latest signed checkpoint (C2SP tlog-checkpoint), or the one of exactly `size` events, with the cosignatures there are."""
+    services = request.app.state.services
+    note = await services.proofs.checkpoint(size or (await services.ledger.refresh()).size)
     if note is None:
         raise ApiError(
             404, "checkpoint_not_found", f"No checkpoint was signed at size {size}.", field="size", remedy="Leave it out for the latest."
@@ -95,13 +98,17 @@ async def checkpoint(request: Request, size: Annotated[int | None, Query(ge=1)] 
 
 @router.query("/v1/ledger/keys", roles=PUBLIC)
 async def keys(request: Request) -> JsonObject:
-    """The ledger's name and the keys to verify it with; take the root key from elsewhere if you do not trust this server."""
-    services = request.app.state.services
-    log = services.keystore.log.public
+    """The ledger's name and the keys to verify it with: the root key it was founded with, and the one that signs checkpoints now.
+
+    Take the root key from elsewhere if you do not trust this server.
+    """
+    ledger = request.app.state.services.ledger
+    (founding,) = await ledger.read(0, 1)
+    assert isinstance(founding.event, KeyAdded)
     return {
-        "ledger": services.ledger.name,
-        "root_key_id": key_id(services.keystore.root.public),
-        "log_verifier_key": verifier_key(services.ledger.name, log),
+        "ledger": ledger.name,
+        "root_key_id": founding.event.key_id,
+        "log_verifier_key": verifier_key(ledger.name, ledger.sealer.signers.log.public),
     }
 
 

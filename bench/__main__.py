@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench import append, bulk, decision_replay, guard, over_http, policy, rebuild, start
+from bench import append, bulk, decision_replay, export, guard, over_http, policy, proofs, rebuild, start, verify
 from bench.lab import ROUND_SECONDS, CannotMeasure, open_lab
 from bench.measure import ROUNDS, Figure, Row, Spread, measure
 
@@ -25,6 +25,9 @@ FIGURES: Final[tuple[Figure, ...]] = (
     *rebuild.FIGURES,
     *start.FIGURES,
     *decision_replay.FIGURES,
+    *verify.FIGURES,
+    *proofs.FIGURES,
+    *export.FIGURES,
 )
 _WIDTH: Final = 120
 """Of the table where there is no terminal to fit it to."""

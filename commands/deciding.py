@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from commands.approvals import APPROVALS, LONGEST_LIFETIME, RequestApproval, UseApproval
@@ -13,13 +14,26 @@ from commands.outcome import Outcome, approval_json, results_json
 from commands.policy import Verdict
 from commands.sight import AnyDecider, Ask, Sight
 from commands.states import Seen, StreamKey
-from domain.actions import ActionAllowed, ActionBlocked, ActionParked, GuardState, GuardStep, Intent, Output, PolicyResult, Snapshot
+from domain.actions import (
+    ActionAllowed,
+    ActionBlocked,
+    ActionParked,
+    GuardState,
+    GuardStep,
+    Intent,
+    Output,
+    PolicyResult,
+    RequestSignature,
+    Snapshot,
+)
 from domain.approvals import ApprovalType
 from domain.kernel import Event, JsonObject, Refused, json_digest, require
+from domain.keys import holder_of, request_message
 from domain.ledger import Append, Remember, StreamWrite
 
 MAX_INPUT_BYTES: Final = 16_384
 MAX_DESCRIPTION: Final = 4_000
+SIGNATURE_AGE_MAX: Final = timedelta(minutes=5)
 _APPROVAL_TYPES: Final[Mapping[str, ApprovalType]] = {
     "catalog.register_dataset": "dataset_onboard",
     "catalog.sync_dataset": "dataset_onboard",
@@ -52,6 +66,7 @@ class Deciding:
         self._action_id = str(ask.action_id)
         self._results: tuple[PolicyResult, ...] = ()
         self._question: JsonObject | None = None
+        self._signed: RequestSignature | None = None
         self._guard: list[GuardStep] = [("IDLE", 0)]
         self._enter("INTENT_VALIDATION")
 
@@ -65,6 +80,9 @@ class Deciding:
             message = f"{sight.stopped} was stopped: neither it nor whoever it delegated to acts until it is resumed."
             remedy = "Ask an administrator to resume it."
             return self._blocked("agent_stopped", message, {"agent": sight.stopped, "remedy": remedy}, denied=True)
+        unsigned = self._unsigned()
+        if unsigned is not None:
+            return self._blocked(unsigned.code, unsigned.message, unsigned.facts, denied=True)
         if not ask.by.roles & ask.command.roles:
             needed = sorted(role.value for role in ask.command.roles)
             message = f"{name} needs one of the roles {', '.join(needed)}."
@@ -84,6 +102,28 @@ class Deciding:
             return self._allowed(verdict)
         except Refused as refusal:
             return self._blocked(refusal.code, refusal.message, refusal.facts)
+
+    def _unsigned(self) -> Refused | None:
+        """Why the actor's signature does not hold, or that it is missing: who has a key of its own signs whatever it asks."""
+        ask, sight, signature = self._ask, self._sight, self._ask.signature
+        keys = {key.key_id: key for key in sight.ring.by_actor.get(holder_of(ask.by.tenant, ask.by.actor), ())}
+        if signature is None:
+            message = f"{ask.by.actor} has a key of its own, so it signs what it asks."
+            remedy = "Sign the request with that key (Aureus-Signature), or have the key revoked."
+            return Refused("signature_missing", message, field="Aureus-Signature", remedy=remedy) if keys else None
+        by, asked = ask.by, sight.asked
+        said = (asked.ledger, by.tenant, by.actor, ask.command.command_name, self._digest, signature.nonce, signature.at)
+        key = keys.get(signature.key_id)
+        if key is None or not asked.signed(b64decode(key.public), request_message(*said), b64decode(signature.sig)):
+            message = f"The signature is not that of a key of {by.actor}, in force, over exactly this command."
+            remedy = "Sign the digest of the command as it is sent, for this ledger, tenant and actor."
+            facts = {"key_id": signature.key_id, "digest": self._digest, "remedy": remedy}
+            return Refused("signature_invalid", message, field="Aureus-Signature", **facts)
+        if abs(ask.at - datetime.fromisoformat(signature.at)) > SIGNATURE_AGE_MAX:
+            message = f"The signature is of {signature.at}; it is taken for {SIGNATURE_AGE_MAX.seconds // 60} minutes."
+            return Refused("signature_stale", message, field="Aureus-Signature", remedy="Set the clock, and sign the request again.")
+        self._signed = signature
+        return None
 
     def _allowed(self, verdict: Verdict) -> Decision:
         ask, sight = self._ask, self._sight
@@ -188,6 +228,7 @@ class Deciding:
             "policy_results": self._results,
             "guard": tuple(self._guard),
             "question": self._question,
+            "signature": self._signed,
         }
 
     def _outcome(self, outcome: Any, **more: Any) -> Outcome:
@@ -215,13 +256,19 @@ class Deciding:
     def _decision(self, outcome: Outcome, action: Event, moves: list[Move]) -> Decision:
         ask, sight = self._ask, self._sight
         written = [
-            StreamWrite(key[1], seen.version, events, fresh=seen.version == 0 and key[1].endswith(self._action_id))
+            StreamWrite(
+                key[1],
+                seen.version,
+                events,
+                fresh=seen.version == 0 and key[1].endswith(self._action_id),
+                tenant=None if key[0] == ask.by.tenant else key[0],
+            )
             for _, key, seen, events in moves
         ]
-        streams = {write.stream for write in written}
-        reads = [(key[1], seen.version) for key, seen in sight.others.items() if key[1] not in streams]
-        if sight.key[1] not in streams:
-            reads.append((sight.key[1], sight.seen.version))
+        keys = {key for _, key, _, _ in moves}
+        reads = [(key, seen.version) for key, seen in sight.others.items() if key not in keys]
+        if sight.key not in keys:
+            reads.append((sight.key, sight.seen.version))
         span = 1 + sum(len(write.events) for write in written)
         remember = None
         if ask.idempotency_key is not None:

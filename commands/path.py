@@ -18,7 +18,7 @@ from commands.outcome import Outcome
 from commands.policy import PolicyPort
 from commands.sight import AnyDecider, Ask, Onlooker, Sight
 from commands.states import States, StreamKey
-from domain.kernel import JsonObject, command_digest
+from domain.kernel import JsonObject, SignatureCheck, command_digest, never_signed
 from domain.ledger import AlreadyAnswered, Conflict, LedgerPort, Receipt
 
 __all__ = ["Ask", "CommandPath", "KeyReused", "VersionMismatch"]
@@ -43,10 +43,13 @@ class KeyReused(Exception):
 class CommandPath:
     """Takes every command of every context."""
 
-    def __init__(self, ledger: LedgerPort, policy: PolicyPort, deciders: Iterable[AnyDecider]) -> None:
+    def __init__(
+        self, ledger: LedgerPort, policy: PolicyPort, deciders: Iterable[AnyDecider], signed: SignatureCheck = never_signed
+    ) -> None:
+        """`signed` checks signatures; without it nothing that is signed is believed."""
         self._ledger = ledger
         self._states = States(ledger)
-        self._onlooker = Onlooker(ledger, self._states, policy, deciders)
+        self._onlooker = Onlooker(ledger, self._states, policy, deciders, signed)
 
     async def handle(self, ask: Ask) -> Outcome:
         """The outcome, durable when it is returned; a repeated idempotency key gets the first answer again.
@@ -56,6 +59,9 @@ class CommandPath:
         """
         if isinstance(ask.command, RequestApproval) and ask.command.command is not None:
             ask = replace(ask, command=await self._as_of_now(ask.by.tenant, ask.command))
+        if ask.signature is not None:
+            # What was signed is carried out once: sent again, under whatever key, it gets the first answer.
+            ask = replace(ask, idempotency_key=ask.signature.nonce)
         # Told to every attempt, not asked again by each: the ledger keeps the inputs, and the digest is over them.
         inputs = ask.command.intent()
         digest = command_digest(ask.command.command_name, inputs)
@@ -123,10 +129,10 @@ class CommandPath:
 
     def _keys(self, ask: Ask) -> list[StreamKey]:
         """The stream a command is about, and that of the approval it names."""
-        streams = [self._onlooker.decider(ask.command).stream(ask.command)]
+        keys = [self._onlooker.decider(ask.command).key(ask.command, ask.by)]
         if ask.approval_id is not None:
-            streams.append(f"{APPROVALS.category}:{ask.approval_id}")
-        return [(ask.by.tenant, stream) for stream in streams]
+            keys.append((ask.by.tenant, f"{APPROVALS.category}:{ask.approval_id}"))
+        return keys
 
     async def _decided(self, ask: Ask, inputs: JsonObject, digest: str) -> tuple[Decision, Sight]:
         """The decision on what is there, and what was seen; whoever calls holds the command's streams."""

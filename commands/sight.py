@@ -10,18 +10,21 @@ from uuid import UUID
 
 from commands.agents import AGENTS
 from commands.evidence import ARTIFACTS
+from commands.keys import DECIDER as KEYS
 from commands.policies import DECIDER as POLICIES
 from commands.policy import PolicyPort, Rulebook
 from commands.states import Seen, States, StreamKey
-from domain.actions import ActionParked
+from domain.actions import ActionParked, RequestSignature
 from domain.agents import Agent
 from domain.evidence import Artifact
-from domain.kernel import Asked, Asker, Command, Decider, JsonObject
+from domain.kernel import Asked, Asker, Command, Decider, JsonObject, SignatureCheck
+from domain.keys import KEY_STREAM, SYSTEM_TENANT, KeyRing
 from domain.ledger import LedgerPort
 from domain.values import ActorKind
 
 AnyDecider = Decider[Any, Any, Any]
 POLICY_SET: Final = "policyset:active"
+KEY_RING: Final = (SYSTEM_TENANT, KEY_STREAM)
 RECENT_MIN: Final = 64
 
 
@@ -43,6 +46,8 @@ class Ask:
     approval_id: str | None = None
     reason: str | None = None
     artifacts: tuple[str, ...] = ()
+    signature: RequestSignature | None = None
+    """The actor's own, over exactly this command."""
     elapsed_us: Callable[[], int] = unmeasured
     """How long ago the request came in: the edge has the clock."""
 
@@ -70,6 +75,8 @@ class Sight:
     asked: Asked
     evidence: Evidence
     recent: int
+    ring: KeyRing
+    """The keys of the ledger and of its actors."""
     stopped: str | None = None
     """The agent that was stopped: the asker, or one it was delegated by."""
     others: Mapping[StreamKey, Seen] = field(default_factory=dict)
@@ -94,8 +101,10 @@ class Sight:
 class Onlooker:
     """Looks at what decisions need. `deciders` are all there are."""
 
-    def __init__(self, ledger: LedgerPort, states: States, policy: PolicyPort, deciders: Iterable[AnyDecider]) -> None:
-        self._ledger, self._states, self._policy = ledger, states, policy
+    def __init__(
+        self, ledger: LedgerPort, states: States, policy: PolicyPort, deciders: Iterable[AnyDecider], signed: SignatureCheck
+    ) -> None:
+        self._ledger, self._states, self._policy, self._signed = ledger, states, policy, signed
         every = tuple(deciders)
         self._by_command: dict[type[Command], AnyDecider] = {command: decider for decider in every for command in decider.commands}
         self._by_category = {decider.category: decider for decider in every}
@@ -113,12 +122,13 @@ class Onlooker:
     async def version(self, tenant: str, stream: str) -> int | None:
         """The version a stream is at; None when no context has streams of that name."""
         decider = self._by_category.get(stream.partition(":")[0])
-        return None if decider is None else (await self._states.load(decider, (tenant, stream))).version
+        return None if decider is None else (await self._states.load(decider, (decider.tenant or tenant, stream))).version
 
     async def look(self, ask: Ask, decider: AnyDecider, key: StreamKey, seen: Seen) -> Sight:
         tenant = ask.by.tenant
         rulebook, policies_key, policies = await self.rulebook(tenant)
-        others = {policies_key: policies}
+        ring = await self._states.load(KEYS, KEY_RING)
+        others = {policies_key: policies, KEY_RING: ring}
         stopped = await self._stopped(ask.by, others) if ask.by.kind is ActorKind.AGENT else None
         named = {stream: await self._other((tenant, stream), others) for stream in ask.command.relies_on()}
         past_version = ask.command.past_version()
@@ -126,8 +136,8 @@ class Onlooker:
         others.pop(key, None)
         evidence = NO_EVIDENCE if ask.approval_id is None and not ask.artifacts else await self._evidence(ask)
         recent = self._recent.count(ask.by, ask.at)
-        asked = Asked(ask.by, ask.at, ask.action_id, past, named, seen.version)
-        return Sight(decider, key, seen, rulebook, asked, evidence, recent, stopped, others)
+        asked = Asked(ask.by, ask.at, ask.action_id, past, named, seen.version, self._ledger.name, self._signed)
+        return Sight(decider, key, seen, rulebook, asked, evidence, recent, ring.state, stopped, others)
 
     async def _other(self, key: StreamKey, others: dict[StreamKey, Seen]) -> Any:
         seen = await self._states.load(self._by_category[key[1].partition(":")[0]], key)

@@ -6,7 +6,7 @@ sealed evidence in one. It keeps what the policies were asked, so that the decis
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.kernel import Event, JsonObject
 from domain.values import ActorKind, Identifier, Role, Sha256, Text
@@ -62,23 +62,39 @@ class Snapshot(BaseModel):
     sha256: Sha256
 
 
+class RequestSignature(BaseModel):
+    """The actor's own signature over what it asked (`domain.keys.request_message`); `nonce` stands once per key. `sig` is base64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key_id: Sha256
+    nonce: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    at: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")]
+    """RFC 3339 in UTC with six digits: text, for it is signed as it stands."""
+    sig: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
+
+
 class _ActionEnded(BaseModel):
-    """What all endings share. `guard` is the way through the Guard, `question` what the policies were asked (None: nothing)."""
+    """What all endings share. `guard` is the way through the Guard, `question` what the policies were asked (None: nothing).
+
+    `signature` is there when the actor has a key of its own, and it holds.
+    """
 
     intent: Intent
     policy_version: str
     policy_results: tuple[PolicyResult, ...] = ()
     guard: tuple[GuardStep, ...] = ()
     question: JsonObject | None = None
+    signature: RequestSignature | None = None
 
     @classmethod
     def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
-        """Schema 1 kept neither the way through the Guard nor the question; nothing stands in for them."""
-        assert schema == 1, f"no action was written under schema {schema}"
+        """Schema 1 kept neither the way through the Guard nor the question, schema 2 no signature; nothing stands in for them."""
+        assert schema in {1, 2}, f"no action was written under schema {schema}"
         return data
 
 
-class ActionAllowed(_ActionEnded, Event, name="actions.action_allowed", schema=2):
+class ActionAllowed(_ActionEnded, Event, name="actions.action_allowed", schema=3):
     """The action was carried out; with its facts, tests and artifacts this is its sealed evidence."""
 
     outputs: tuple[Output, ...]
@@ -87,7 +103,7 @@ class ActionAllowed(_ActionEnded, Event, name="actions.action_allowed", schema=2
     snapshot: Snapshot | None = None
 
 
-class ActionBlocked(_ActionEnded, Event, name="actions.action_blocked", schema=2):
+class ActionBlocked(_ActionEnded, Event, name="actions.action_blocked", schema=3):
     """The action was refused: by a role, a policy, or the context's own rules (`code`)."""
 
     code: str
@@ -96,7 +112,7 @@ class ActionBlocked(_ActionEnded, Event, name="actions.action_blocked", schema=2
     artifacts: tuple[Sha256, ...] = ()
 
 
-class ActionParked(_ActionEnded, Event, name="actions.action_parked", schema=2):
+class ActionParked(_ActionEnded, Event, name="actions.action_parked", schema=3):
     """The action waits, at the policy check, for an approval that names its exact digest; then it needs this evidence."""
 
     approval_id: Identifier

@@ -6,4 +6,16 @@ Each name stands for one module per folder: `domain.<name>` (events, state), `co
 
 from typing import Final
 
-CONTEXTS: Final = ("access", "agents", "catalog", "approvals", "budgets", "evidence", "notifications", "pipelines", "policies")
+CONTEXTS: Final = (
+    "access",
+    "agents",
+    "catalog",
+    "approvals",
+    "budgets",
+    "evidence",
+    "exports",
+    "keys",
+    "notifications",
+    "pipelines",
+    "policies",
+)

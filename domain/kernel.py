@@ -230,6 +230,15 @@ class Asker:
     """The person who answers for an agent or a service."""
 
 
+SignatureCheck = Callable[[bytes, bytes, bytes], bool]
+"""Whether a 32-byte public key signed a message with these 64 bytes; a pure function that the edge brings along."""
+
+
+def never_signed(_public: bytes, _message: bytes, _signature: bytes) -> bool:
+    """Where nobody can check a signature, none holds."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The circumstances of a command, as `decide` may know them: nobody looks at a clock in there."""
@@ -243,6 +252,9 @@ class Asked:
     """The states of the streams that the command `relies_on`, by stream."""
     version: int = 0
     """The version of its stream that is decided on; what comes of it is written at the next."""
+    ledger: str = ""
+    """The ledger's name, for what is signed for it and no other."""
+    signed: SignatureCheck = never_signed
 
 
 S = TypeVar("S")
@@ -283,9 +295,15 @@ class Decider(Generic[S, C, E]):
     facts: Callable[[S, C], JsonObject] = field(default=_no_facts)
     snapshot: Callable[[S], JsonObject | None] = field(default=_no_snapshot)
     past_facts: Callable[[S, S], JsonObject] = field(default=_no_more_facts)
+    tenant: str | None = None
+    """Whose its streams are, when they are nobody's in particular: the keys are the ledger's own."""
 
     def stream(self, command: C) -> str:
         return f"{self.category}:{self.entity(command)}"
+
+    def key(self, command: C, by: Asker) -> tuple[str, str]:
+        """(tenant, stream)"""
+        return (self.tenant or by.tenant, self.stream(command))
 
     def replay(self, events: typing.Iterable[E], state: S | None = None) -> S:
         """The state that a history leads to, from `state` or from nothing."""

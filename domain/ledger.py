@@ -11,6 +11,8 @@ from uuid import UUID
 from domain.kernel import Event, Recorded
 
 MAX_ENTRY_BYTES: Final = 65_535
+StreamKey = tuple[str, str]
+"""(tenant, stream)"""
 
 
 class EventSigner(Protocol):
@@ -56,13 +58,15 @@ class LedgerUnavailable(Exception):
 class StreamWrite:
     """Events for one stream that must stand at `expected_version` (0: it has none yet).
 
-    `fresh` promises that the stream's name was never used, so nobody need look it up.
+    `fresh` promises that the stream's name was never used, so nobody need look it up. `tenant` is whose stream it is when
+    it is not that of whoever asked: the keys belong to the ledger itself.
     """
 
     stream: str
     expected_version: int
     events: tuple[Event, ...]
     fresh: bool = False
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,15 @@ class Append:
     writes: tuple[StreamWrite, ...]
     correlation: UUID
     causation: UUID | None = None
-    reads: tuple[tuple[str, int], ...] = ()
+    reads: tuple[tuple[StreamKey, int], ...] = ()
     remember: Remember | None = None
     signer: EventSigner | None = None
     upon: tuple[Fate, ...] = ()
     fate: Fate = field(default_factory=Fate)
+
+    def key(self, write: StreamWrite) -> StreamKey:
+        """Whose stream, and which, a write goes to."""
+        return (write.tenant or self.tenant, write.stream)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +120,10 @@ class Receipt:
 
 class LedgerPort(Protocol):
     """The ledger as the command path needs it."""
+
+    @property
+    def name(self) -> str:
+        """Its identity, which all that is signed for it names."""
 
     def enqueue(self, append: Append) -> Awaitable[Receipt]:
         """Takes a place in the order of commits at once; the answer comes when it is durable.

@@ -14,17 +14,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 from domain.kernel import Event, Recorded
-from domain.ledger import AlreadyAnswered, Append, Conflict, LedgerUnavailable, Receipt, StreamWrite
+from domain.keys import KEY_STREAM, SYSTEM_TENANT, ring_of
+from domain.ledger import AlreadyAnswered, Append, Conflict, LedgerUnavailable, Receipt, StreamKey, StreamWrite
 from infra.envelope import recorded
-from infra.sealing import NO_EVENTS, Batch, Head, Prepared, Sealer, StreamHead, StreamKey
+from infra.sealing import NO_EVENTS, Batch, Head, Prepared, Sealer, Signers, StreamHead
 from infra.store import HeadMoved, Store, StoredEvent, StreamTaken
 
 __all__ = ["AlreadyAnswered", "Append", "Conflict", "Ledger", "LedgerUnavailable", "Receipt", "StreamWrite"]
 
-MAX_BATCH_EVENTS: Final = 1_000
 MAX_QUEUED_APPENDS: Final = 20_000
 KNOWN_STREAMS: Final = 100_000
 MAX_TRIES: Final = 3
+KEYS: Final = (SYSTEM_TENANT, KEY_STREAM)
 
 
 class StreamHeads:
@@ -93,9 +94,14 @@ class Ledger:
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._closing = False
+        self.refusal: LedgerUnavailable | None = None
+        """Why nothing is written any more, if so: somebody showed that this is not the ledger that was."""
         self._writer = asyncio.create_task(self._write(), name="ledger-writer")
         self.on_commit: list[Callable[[int], None]] = []
         """Called with the new size after each durable commit of this process."""
+        self.on_signers: list[Callable[[Signers], None]] = []
+        """Called when other keys begin to sign."""
+        self._keys_version = 0
 
     @property
     def name(self) -> str:
@@ -117,12 +123,18 @@ class Ledger:
         """Takes a place in the order of commits at once; the future tells how it ended."""
         if self._closing:
             raise LedgerUnavailable("ledger_closing", "The ledger is shutting down.", "Try again in a moment.")
+        if self.refusal is not None:
+            raise LedgerUnavailable(self.refusal.code, self.refusal.message, self.refusal.remedy)
         if len(self._queue) >= MAX_QUEUED_APPENDS:
             raise LedgerUnavailable("ledger_overloaded", f"{MAX_QUEUED_APPENDS} commands wait already.", "Try again in a moment.")
         waiting = _Waiting(Prepared(append), asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._wake.set()
         return waiting.future
+
+    def refuse(self, because: LedgerUnavailable) -> None:
+        """From now on every append is refused, for the first reason given; what is on its way already is finished."""
+        self.refusal = self.refusal or because
 
     async def _write(self) -> None:
         """The only writer of this process: seals a batch while the one before it is being made durable."""
@@ -146,10 +158,11 @@ class Ledger:
                 group = again + group
                 await self._look_up(group)
                 batch = self._seal(group)
-            if self._queue:
+            if self._queue and batch.signers is self.sealer.signers:
                 flying = asyncio.create_task(self._commit(batch, group))
             else:
-                # Nothing to seal meanwhile: going round the event loop once more would only cost time.
+                # Nothing to seal meanwhile: going round the event loop once more would only cost time. Nor can anything be
+                # sealed while it is not known who signs it.
                 flying = None
                 self._queue.extendleft(reversed(await self._commit(batch, group) or ()))
 
@@ -157,12 +170,17 @@ class Ledger:
         """The next to be sealed. All who wait, up to a bound: a commit costs far more than one more event in it."""
         group: list[_Waiting] = []
         events = 0
-        while self._queue and events < MAX_BATCH_EVENTS:
+        most = self.sealer.batch_events
+        while self._queue and events < most:
+            if group and self._queue[0].prepared.rotates:
+                break
             waiting = self._queue.popleft()
             if waiting.future.cancelled():
                 waiting.prepared.append.fate.lost = True
                 continue
             group.append(waiting)
+            if waiting.prepared.rotates:
+                break
             events += sum(map(len, waiting.prepared.facts))
         return group
 
@@ -171,8 +189,8 @@ class Ledger:
         unknown: set[StreamKey] = set()
         for waiting in group:
             append = waiting.prepared.append
-            unknown.update((append.tenant, write.stream) for write in append.writes if not write.fresh)
-            unknown.update((append.tenant, stream) for stream, _ in append.reads)
+            unknown.update(append.key(write) for write in append.writes if not write.fresh)
+            unknown.update(key for key, _ in append.reads)
         unknown = {key for key in unknown if key not in self._streams}
         try:
             if unknown:
@@ -217,6 +235,8 @@ class Ledger:
             self._fail(group, error)
             return []
         self._durable = batch.after
+        if batch.signers is not self.sealer.signers:
+            self._sign_with(batch.signers)
         self._streams.trim()
         for waiting, outcome in zip(group, batch.receipts, strict=True):
             waiting.settle(outcome)
@@ -228,6 +248,7 @@ class Ledger:
         """Another process wrote: learn where the log ends now, and who of this group may try again."""
         try:
             head = await self.store.head()
+            await self._follow_keys()
         except LedgerUnavailable as error:
             self._forget()
             self._fail(group, error)
@@ -240,6 +261,24 @@ class Ledger:
             if waiting.tries > MAX_TRIES or waiting.future.cancelled():
                 waiting.settle(LedgerUnavailable("ledger_contended", "Others wrote first, again and again.", "Try again in a moment."))
         return [waiting for waiting in group if not waiting.future.done()]
+
+    async def _follow_keys(self) -> None:
+        """Another process may have rotated the keys that sign: from there on only the new ones do."""
+        keys = (await self.store.stream_heads([KEYS])).get(KEYS, NO_EVENTS)[0]
+        if keys == self._keys_version:
+            return
+        ring = ring_of(known.event for known in await self.read_stream(*KEYS))
+        try:
+            self._sign_with(self.sealer.signers_of(ring))
+        except LookupError as error:
+            message = f"The ledger's keys were rotated elsewhere. {error.args[0]}."
+            raise LedgerUnavailable("signing_key_missing", message, "Put the new keys where this server's keys are.") from error
+        self._keys_version = keys
+
+    def _sign_with(self, signers: Signers) -> None:
+        self.sealer.sign_with(signers)
+        for tell in self.on_signers:
+            tell(signers)
 
     def _forget(self) -> None:
         self._tip = self._durable

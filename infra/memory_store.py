@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable
 from datetime import datetime
 
-from infra.sealing import Batch, Head, StreamHead, StreamKey
+from domain.ledger import StreamKey
+from infra.anchors import MemoryAnchors
+from infra.sealing import Batch, Head, StreamHead
 from infra.store import HeadMoved, StoredEvent, StreamTaken
 
 
-class MemoryStore:
+class MemoryStore(MemoryAnchors):
     """Implements `infra.store.Store`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.events: list[StoredEvent] = []
         self._ats: list[datetime] = []
         self._head: Head | None = None

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
 
-EMPTY_ROOT: Final = sha256(b"").digest()
+from infra.verifier.tree import EMPTY_ROOT, leaf_hash, node_hash
 
-
-def leaf_hash(entry: bytes) -> bytes:
-    """SHA-256(0x00 || entry)."""
-    return sha256(b"\x00" + entry).digest()
-
-
-def node_hash(left: bytes, right: bytes) -> bytes:
-    """SHA-256(0x01 || left || right)."""
-    return sha256(b"\x01" + left + right).digest()
+__all__ = ["EMPTY_ROOT", "Frontier", "leaf_hash", "node_hash"]
 
 
 @dataclass(frozen=True, slots=True)

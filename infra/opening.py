@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from domain.keys import Custody, KeyAdded, KeyRole
+from domain.keys import KEY_STREAM, SYSTEM_TENANT, KeyAdded, KeyRole, ring_of
 from domain.ledger import Append, EventSigner, StreamWrite
 from domain.values import uuid7
-from infra.keystore import FileKeystore
+from infra.keystore import LEDGER_ROLES, FileKeystore, FileSigner, KeystoreError, Signer
 from infra.ledger import Ledger
 from infra.memory_store import MemoryStore
 from infra.merkle import Frontier
 from infra.postgres_store import PostgresStore, create_schema
-from infra.sealing import Head, Sealer
+from infra.sealing import Head, Sealer, SealingHelper, Signers
 from infra.sealing_helper import ProcessHelper
 from infra.settings import SettingsError
 from infra.vault import Vault
 
-SYSTEM_TENANT: Final = "system"
 SYSTEM_ACTOR: Final = "svc-aureus"
-KEY_STREAM: Final = "keys:ledger"
+_log: Final = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
 
@@ -51,10 +51,11 @@ async def open_ledger(dsn: str, keystore: FileKeystore, origin: str | None = Non
         head = await store.head()
         assert head is not None
         assert name is not None
-        helper = ProcessHelper(keystore.service)
-        ledger = Ledger(store, Sealer(name, keystore.log, keystore.service, helper), head, clock)
+        signers = Signers(keystore.log, keystore.service)
+        ledger = Ledger(store, Sealer(name, signers, _helper, keystore.find), head, clock)
         await _found(ledger, keystore)
-        await _require_own_keys(ledger, keystore)
+        await _sign_as_recorded(ledger, keystore)
+        ledger.on_signers.append(lambda signers: _settle(keystore, signers))
     except BaseException:
         await store.close()
         raise
@@ -65,7 +66,7 @@ async def open_memory_ledger(keystore: FileKeystore, origin: str = "aureus.local
     """A ledger that lives as long as the process, for unit tests."""
     store, head = MemoryStore(), _empty_head(datetime.min.replace(tzinfo=UTC))
     await store.create_head(head)
-    ledger = Ledger(store, Sealer(origin, keystore.log, keystore.service), head, clock)
+    ledger = Ledger(store, Sealer(origin, Signers(keystore.log, keystore.service), find=keystore.find), head, clock)
     await _found(ledger, keystore)
     return ledger
 
@@ -74,7 +75,7 @@ async def _found(ledger: Ledger, keystore: FileKeystore) -> None:
     """The first commit: the root key vouches for itself, the log's key and the service's."""
     if ledger.head.size > 0:
         return
-    keys: tuple[tuple[KeyRole, EventSigner], ...] = (("root", keystore.root), ("log", keystore.log), ("service", keystore.service))
+    keys: tuple[tuple[KeyRole, Signer], ...] = (("root", keystore.root), ("log", keystore.log), ("service", keystore.service))
     founding = Append(
         tenant=SYSTEM_TENANT,
         actor=SYSTEM_ACTOR,
@@ -85,20 +86,34 @@ async def _found(ledger: Ledger, keystore: FileKeystore) -> None:
     await ledger.append(founding)
 
 
-def _added(ledger: str, role: KeyRole, signer: EventSigner, custody: Custody = "server") -> KeyAdded:
+def _added(ledger: str, role: KeyRole, signer: Signer) -> KeyAdded:
     proof = signer.sign(KeyAdded.statement(ledger, role, signer.key_id))
     public = base64.b64encode(signer.public).decode()
-    return KeyAdded(key_id=signer.key_id, role=role, custody=custody, public=public, proof=base64.b64encode(proof).decode())
+    return KeyAdded(key_id=signer.key_id, role=role, custody=signer.custody, public=public, proof=base64.b64encode(proof).decode())
 
 
-async def _require_own_keys(ledger: Ledger, keystore: FileKeystore) -> None:
-    known = {
-        recorded.event.key_id for recorded in await ledger.read_stream(SYSTEM_TENANT, KEY_STREAM) if isinstance(recorded.event, KeyAdded)
-    }
-    for signer in (keystore.log, keystore.service):
-        if signer.key_id not in known:
-            raise SettingsError(
-                "AUREUS_HOME",
-                f"its {signer.role} key {signer.key_id[:16]} is not a key of the ledger {ledger.name}.",
-                "Use the home whose keys founded this database, or another database.",
-            )
+async def _sign_as_recorded(ledger: Ledger, keystore: FileKeystore) -> None:
+    """Signs with the keys that the ledger itself names: those on disk may have been rotated out, or be of another ledger."""
+    ring = ring_of(recorded.event for recorded in await ledger.read_stream(SYSTEM_TENANT, KEY_STREAM))
+    try:
+        ledger.sealer.sign_with(ledger.sealer.signers_of(ring))
+    except LookupError as error:
+        raise SettingsError(
+            "AUREUS_HOME",
+            f"the keys there are not those of the ledger {ledger.name}: {error.args[0]}.",
+            "Use the home whose keys founded this database, or another database.",
+        ) from error
+    keystore.settle({role: active[-1].key_id for role in LEDGER_ROLES if (active := ring.active(role))})
+
+
+def _settle(keystore: FileKeystore, signers: Signers) -> None:
+    """The rotation is recorded already: files that do not follow now do so at the next start."""
+    try:
+        keystore.settle({"log": signers.log.key_id, "service": signers.service.key_id})
+    except KeystoreError as error:
+        _log.error("The key files stay behind until the next start: %s", error)
+
+
+def _helper(service: EventSigner) -> SealingHelper | None:
+    """A key in a token does not leave it, so nobody can help to sign with it."""
+    return ProcessHelper(service) if isinstance(service, FileSigner) else None

@@ -13,10 +13,11 @@ from psycopg import errors
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from domain.ledger import LedgerUnavailable
+from domain.ledger import LedgerUnavailable, StreamKey
+from infra.anchors import PostgresAnchors
 from infra.merkle import Frontier
 from infra.raw_append import RawConnection
-from infra.sealing import Batch, Head, StreamHead, StreamKey
+from infra.sealing import Batch, Head, StreamHead
 from infra.settings import SettingsError
 from infra.store import HeadMoved, StoredEvent, StreamTaken
 from infra.vault import Vault
@@ -72,7 +73,8 @@ async def create_schema(dsn: str) -> None:
 
 
 async def _create_schema(dsn: str) -> None:
-    schema = (Path(__file__).parent / "schema.sql").read_text()
+    here = Path(__file__).parent
+    schema = "\n".join(path.read_text() for path in (here / "schema.sql", *sorted(here.glob("schema_*.sql"))))
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection, connection.transaction():
         # Roles belong to the whole server: two databases set up at once would race for the same one.
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
@@ -101,7 +103,7 @@ async def _as_application(connection: Connection) -> None:
     await connection.execute(f"SET ROLE {APPLICATION_ROLE}")
 
 
-class PostgresStore:
+class PostgresStore(PostgresAnchors):
     """Implements `infra.store.Store` on PostgreSQL 15 or later."""
 
     def __init__(self, dsn: str, vault: Vault) -> None:

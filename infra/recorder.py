@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
@@ -52,6 +51,7 @@ from infra.embedded import EmbeddedPostgres
 from infra.keystore import FileKeystore
 from infra.ledger import Ledger
 from infra.opening import open_ledger
+from infra.pkcs11_keys import open_keystore
 from infra.settings import Settings
 from infra.store import StoredEvent as LedgerRow
 from infra.tasks import ended
@@ -405,7 +405,7 @@ class LedgerFactory(InfrastructureFactory[TrackingRecorder]):
             if settings.database_url is None:
                 self._postgres = EmbeddedPostgres(settings.postgres_dir)
             dsn = settings.database_url or cast("EmbeddedPostgres", self._postgres).start()
-            self._recorder = recorder_at(dsn, settings.keys_dir, settings.tenant, settings.origin)
+            self._recorder = recorder_at(dsn, open_keystore(settings), settings.tenant, settings.origin)
         return self._recorder
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
@@ -427,7 +427,6 @@ class LedgerFactory(InfrastructureFactory[TrackingRecorder]):
             self._postgres = None
 
 
-def recorder_at(dsn: str, keys: Path, tenant: str, origin: str | None = None) -> LedgerRecorder:
+def recorder_at(dsn: str, keystore: FileKeystore, tenant: str, origin: str | None = None) -> LedgerRecorder:
     """A recorder on the ledger in this database."""
-    keystore = FileKeystore.open(keys)
     return LedgerRecorder(lambda: open_ledger(dsn, keystore, origin), tenant)

@@ -6,13 +6,26 @@ command whose expectations do not hold fails alone; the rest of the batch is sea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
-from domain.kernel import timestamp
-from domain.ledger import MAX_ENTRY_BYTES, AlreadyAnswered, Append, Conflict, EventSigner, EventTooLarge, Receipt, Remember
+from domain.kernel import Event, timestamp
+from domain.keys import KeyRing, KeyRotated
+from domain.ledger import (
+    MAX_ENTRY_BYTES,
+    AlreadyAnswered,
+    Append,
+    Conflict,
+    EventSigner,
+    EventTooLarge,
+    LedgerUnavailable,
+    Receipt,
+    Remember,
+    StreamKey,
+    StreamWrite,
+)
 from domain.values import uuid7_text
 from infra.checkpoint import Checkpoint
 from infra.envelope import (
@@ -27,8 +40,6 @@ from infra.envelope import (
 )
 from infra.merkle import Frontier, leaf_hash
 
-StreamKey = tuple[str, str]
-"""(tenant, stream)"""
 StreamHead = tuple[int, str]
 """(version, hex leaf hash) of a stream's latest event."""
 NO_EVENTS: Final[StreamHead] = (0, "")
@@ -83,40 +94,92 @@ class Batch:
     events: SealedEvents
     receipts: list[Receipt | Exception]
     """One per append, in the order they came; a refused one wrote nothing."""
+    signers: Signers
+    """Who signs from here on; others than before, when the batch rotates one of the ledger's own keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """The ledger's own keys: the one for checkpoints, and the one for events."""
+
+    log: EventSigner
+    service: EventSigner
+
+    def after(self, event: Event, find: FindSigner) -> Signers:
+        """Who signs after an event: somebody else once one of the two was rotated. Raises LookupError when its key is not here."""
+        if not isinstance(event, KeyRotated):
+            return self
+        if event.old_key_id == self.log.key_id:
+            return Signers(find(event.key_id), self.service)
+        return Signers(self.log, find(event.key_id)) if event.old_key_id == self.service.key_id else self
+
+
+FindSigner = Callable[[str], EventSigner]
+"""The signer with a key id; raises LookupError, with a sentence, when its key is not here."""
+
+
+def _no_other(key_id: str) -> EventSigner:
+    raise LookupError(f"The key {key_id[:16]} is not here")
 
 
 class Prepared:
     """An append whose data has been checked and encoded, off the writer's critical path; kept for re-sealing."""
 
-    __slots__ = ("append", "facts")
+    __slots__ = ("append", "facts", "rotates")
 
     def __init__(self, append: Append) -> None:
         require_plain("tenant", append.tenant)
         require_plain("actor", append.actor)
         for write in append.writes:
             require_plain("stream", write.stream)
+            if write.tenant is not None:
+                require_plain("tenant", write.tenant)
         self.append = append
+        self.rotates = any(isinstance(event, KeyRotated) for write in append.writes for event in write.events)
+        """Whether it changes who signs: then nothing else is sealed beside it."""
         self.facts: list[list[Facts]] = [[facts_of(event) for event in write.events] for write in append.writes]
 
 
 class Sealer:
     """Seals batches for one ledger with its log key and its service key; a helper on another core takes a share."""
 
-    def __init__(self, ledger: str, log: EventSigner, service: EventSigner, helper: SealingHelper | None = None) -> None:
-        self.ledger, self._log, self._service, self._helper = ledger, log, service, helper
+    def __init__(self, ledger: str, signers: Signers, help_with: HelpWith | None = None, find: FindSigner = _no_other) -> None:
+        self.ledger, self.signers, self._help_with, self._find = ledger, signers, help_with, find
+        self._helper = help_with(signers.service) if help_with is not None else None
+
+    @property
+    def batch_events(self) -> int:
+        """How many events to seal at once: few with a key that signs slowly somewhere else, for nothing else happens meanwhile."""
+        return MAX_BATCH_EVENTS if self._help_with is None or self._helper is not None else MAX_BATCH_EVENTS_FROM_A_TOKEN
+
+    def sign_with(self, signers: Signers) -> None:
+        """From the next batch on."""
+        if signers.service.key_id != self.signers.service.key_id and self._help_with is not None:
+            self.close()
+            self._helper = self._help_with(signers.service)
+        self.signers = signers
+
+    def signers_of(self, ring: KeyRing) -> Signers:
+        """Who signs now, as the ledger's own key events have it. Raises LookupError when one of those keys is not here."""
+        log, service = (ring.active(role)[-1].key_id for role in ("log", "service"))
+        here = self.signers
+        return Signers(
+            here.log if here.log.key_id == log else self._find(log),
+            here.service if here.service.key_id == service else self._find(service),
+        )
 
     def seal(
         self, head: Head, heads: Mapping[StreamKey, StreamHead], batch: Sequence[Prepared], now: datetime
     ) -> tuple[Batch, dict[StreamKey, StreamHead]]:
         """The sealed batch and the stream heads it moves. `heads` must know every stream that is not fresh."""
         at = max(now, head.at)
-        plan = _Plan(heads, head.size, self._service)
+        plan = _Plan(heads, head.size, self.signers, self._find)
         receipts: list[Receipt | Exception] = []
         for prepared in batch:
             first = plan.position + 1
             try:
                 plan.add(prepared)
-            except (Conflict, AlreadyAnswered, EventTooLarge) as refusal:
+            except (Conflict, AlreadyAnswered, EventTooLarge, LedgerUnavailable) as refusal:
                 prepared.append.fate.lost = True
                 receipts.append(refusal)
             else:
@@ -124,13 +187,13 @@ class Sealer:
                 receipts.append(Receipt(first, plan.position, at))
         rows = plan.rows
         if not rows.streams:
-            return Batch(head, head, rows, receipts), {}
+            return Batch(head, head, rows, receipts, self.signers), {}
         self._seal_chains(list(plan.chains.values()), rows, timestamp(at))
         frontier = head.frontier.extend(rows.leaves)
         root = frontier.root()
-        note = Checkpoint(self.ledger, frontier.size, root).signed(self._log)
+        note = Checkpoint(self.ledger, frontier.size, root).signed(plan.signers.log)
         moved = {key: (chain.version + len(chain.items), rows.leaves[chain.rows[-1]].hex()) for key, chain in plan.chains.items()}
-        return Batch(head, Head(frontier, root, note, at), rows, receipts), moved
+        return Batch(head, Head(frontier, root, note, at), rows, receipts, plan.signers), moved
 
     def close(self) -> None:
         """Lets the helper go."""
@@ -142,7 +205,7 @@ class Sealer:
         sealing = Sealing(self.ledger, at)
         theirs: list[Chain] = []
         if self._helper is not None and len(rows.streams) >= SHARE_FROM_EVENTS:
-            chains, theirs = _halves(chains, self._service)
+            chains, theirs = _halves(chains, self.signers.service)
         asked = bool(theirs) and self._helper is not None and self._helper.ask(sealing, theirs)
         for chain in chains:
             rows.place(chain, sealing.chain(chain))
@@ -154,6 +217,8 @@ class Sealer:
                 rows.place(chain, sealing.chain(chain))
 
 
+MAX_BATCH_EVENTS: Final = 1_000
+MAX_BATCH_EVENTS_FROM_A_TOKEN: Final = 50
 SHARE_FROM_EVENTS: Final = 32
 """Below this, asking the helper costs more than it saves (measured: at 64 in flight it adds a fifth, at 20 it adds nothing)."""
 
@@ -233,6 +298,10 @@ class Sealing:
         return sealed
 
 
+HelpWith = Callable[[EventSigner], "SealingHelper | None"]
+"""A helper that signs events with a key; None for a key that cannot leave where it is."""
+
+
 class SealingHelper(Protocol):
     """Seals chains elsewhere, with the service key; whatever it fails to do is done here."""
 
@@ -249,8 +318,9 @@ class SealingHelper(Protocol):
 class _Plan:
     """Which appends of a batch go ahead, and at which positions and versions their events will stand."""
 
-    def __init__(self, heads: Mapping[StreamKey, StreamHead], position: int, service: EventSigner) -> None:
-        self._heads, self._service = heads, service
+    def __init__(self, heads: Mapping[StreamKey, StreamHead], position: int, signers: Signers, find: FindSigner) -> None:
+        self._heads, self._find = heads, find
+        self.signers = signers
         self.position = position
         self.rows = SealedEvents()
         self.chains: dict[StreamKey, Chain] = {}
@@ -262,15 +332,17 @@ class _Plan:
         if append.remember is not None and (append.tenant, append.remember.key) in self._answered:
             raise AlreadyAnswered(append.remember.key)
         if any(fate.lost for fate in append.upon):
-            stream, expected = append.writes[0].stream, append.writes[0].expected_version
-            raise Conflict(stream, expected, self._version((append.tenant, stream)))
-        self._check(append.tenant, append.reads)
-        self._check(append.tenant, ((write.stream, write.expected_version) for write in append.writes))
+            write = append.writes[0]
+            raise Conflict(write.stream, write.expected_version, self._version(append.key(write)))
+        self._check(append.reads)
+        self._check((append.key(write), write.expected_version) for write in append.writes)
         _check_size(prepared)
+        if prepared.rotates:
+            self._require_signers(append)
         first = self.position + 1
         for write, facts_list in zip(append.writes, prepared.facts, strict=True):
             if facts_list:
-                self._extend(append, write.stream, facts_list)
+                self._extend(append, write, facts_list)
         if append.remember is not None:
             self._answered.add((append.tenant, append.remember.key))
             self.rows.remembered.append((append.tenant, append.remember, first))
@@ -279,31 +351,44 @@ class _Plan:
         chain = self.chains.get(key)
         return chain.version + len(chain.items) if chain is not None else self._heads.get(key, NO_EVENTS)[0]
 
-    def _check(self, tenant: str, expectations: Iterable[tuple[str, int]]) -> None:
-        for stream, expected in expectations:
-            actual = self._version((tenant, stream))
+    def _check(self, expectations: Iterable[tuple[StreamKey, int]]) -> None:
+        for key, expected in expectations:
+            actual = self._version(key)
             if actual != expected:
-                raise Conflict(stream, expected, actual)
+                raise Conflict(key[1], expected, actual)
 
-    def _extend(self, append: Append, stream: str, facts_list: list[Facts]) -> None:
-        key = (append.tenant, stream)
+    def _require_signers(self, append: Append) -> None:
+        """Before anything of it is planned: whoever signs after this append must be able to, here."""
+        signers = self.signers
+        try:
+            for write in append.writes:
+                for event in write.events:
+                    signers = signers.after(event, self._find)
+        except LookupError as error:
+            remedy = "Put the new key where the server's keys are, then ask again."
+            raise LedgerUnavailable("signing_key_missing", f"{error.args[0]}.", remedy) from error
+
+    def _extend(self, append: Append, write: StreamWrite, facts_list: list[Facts]) -> None:
+        key = tenant, stream = append.key(write)
         chain = self.chains.get(key)
         if chain is None:
-            chain = self.chains[key] = Chain(append.tenant, stream, *self._heads.get(key, NO_EVENTS))
-        rows, signer = self.rows, append.signer or self._service
+            chain = self.chains[key] = Chain(tenant, stream, *self._heads.get(key, NO_EVENTS))
+        rows = self.rows
         correlation, causation = str(append.correlation), str(append.causation) if append.causation else None
         version = chain.version + len(chain.items)
-        for facts in facts_list:
+        for event, facts in zip(write.events, facts_list, strict=True):
             version += 1
             self.position += 1
-            chain.items.append(Item(append.actor, correlation, causation, facts, signer))
+            chain.items.append(Item(append.actor, correlation, causation, facts, append.signer or self.signers.service))
+            if type(event) is KeyRotated:
+                self.signers = self.signers.after(event, self._find)
             chain.rows.append(len(rows.streams))
-            rows.tenants.append(append.tenant)
+            rows.tenants.append(tenant)
             rows.streams.append(stream)
             rows.versions.append(version)
             rows.types.append(facts.event_name)
             if facts.disclosures:
-                rows.disclosures.extend((self.position, append.tenant, disclosure) for disclosure in facts.disclosures)
+                rows.disclosures.extend((self.position, tenant, disclosure) for disclosure in facts.disclosures)
 
 
 _ENVELOPE_BYTES: Final = 1_400

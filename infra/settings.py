@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from infra.verifier.notes import WITNESS, BadNote, VerifierKey
 
 LOG_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/=~-]{0,199}")
@@ -18,6 +20,8 @@ _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?")
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_TOKEN_ROLES: Final = ("root", "log", "service")
+_SHARED: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class SettingsError(Exception):
@@ -43,6 +47,33 @@ class S3Place:
 
 
 @dataclass(frozen=True)
+class TokenPlace:
+    """The PKCS#11 token (an HSM) that keeps the keys of some roles: its library, its label, and the PIN that opens it."""
+
+    module: Path
+    label: str
+    roles: tuple[str, ...]
+    pin: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class WitnessPlace:
+    """A witness: the key that its cosignatures are verified with, and the URL under which it takes checkpoints."""
+
+    key: VerifierKey
+    url: str
+
+
+@dataclass(frozen=True)
+class TimestampPlace:
+    """A timestamp authority (RFC 3161): its URL, the PEM file of the roots it is verified against, and how often it is asked."""
+
+    url: str
+    roots: Path
+    interval_seconds: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """The settings of one Aureus. `database_url` None means the embedded PostgreSQL in `home`, `s3` None the artifacts there too."""
 
@@ -62,6 +93,16 @@ class Settings:
     opa_url: str | None = None
     """The OPA server that judges; None lets a worker process of Aureus' own do it."""
     opa_token: str | None = field(default=None, repr=False)
+    witnesses: tuple[WitnessPlace, ...] | None = None
+    """Who cosigns the checkpoints; None lets the demo bring a witness of its own."""
+    witnesses_required: int = 1
+    """How many of them must have cosigned a checkpoint before it is handed out as witnessed."""
+    timestamps: TimestampPlace | None = None
+    token_place: TokenPlace | None = None
+    """Where the ledger's own keys are instead of in files; None leaves them all in `keys_dir`."""
+
+    index_minutes: int = 60
+    """How often the index of topics is committed, when something new has happened; an export commits it besides."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -88,6 +129,11 @@ class Settings:
             ),
             opa_url=_opa_url(given("AUREUS_OPA_URL")),
             opa_token=given("AUREUS_OPA_TOKEN"),
+            witnesses=(witnesses := _witnesses(given("AUREUS_WITNESSES"))),
+            witnesses_required=_witnesses_required(given("AUREUS_WITNESSES_REQUIRED"), witnesses),
+            timestamps=_timestamps(given("AUREUS_TSA_URL"), given("AUREUS_TSA_CERTIFICATES"), given("AUREUS_TSA_INTERVAL_SECONDS")),
+            token_place=_token_place(given),
+            index_minutes=_minutes("AUREUS_INDEX_MINUTES", given("AUREUS_INDEX_MINUTES"), cls.index_minutes),
         )
 
     @property
@@ -99,8 +145,21 @@ class Settings:
         return self.home / "keys"
 
     @property
+    def exports_dir(self) -> Path:
+        return self.home / "exports"
+
+    @property
     def blobs_dir(self) -> Path:
         return self.home / "blobs"
+
+    @property
+    def witness_dir(self) -> Path:
+        return self.home / "witness"
+
+    @property
+    def brings_witness(self) -> bool:
+        """Whether a witness of its own is started beside it."""
+        return self.demo and self.witnesses is None
 
     @property
     def demo_logins_file(self) -> Path:
@@ -143,6 +202,14 @@ def _port(text: str | None) -> int:
         return Settings.port
     if not (text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65_536):
         raise SettingsError("AUREUS_PORT", f"{text[:20]!r} is not a port.", "Give a number from 1 to 65535.")
+    return int(text)
+
+
+def _minutes(name: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0):
+        raise SettingsError(name, f"{text[:20]!r} is not a number of minutes.", "Give a whole number from 1 to 99999.")
     return int(text)
 
 
@@ -220,6 +287,91 @@ def _opa_url(text: str | None) -> str | None:
             "it is not https://host[:port], nor http:// on this machine.",
             "Write http://127.0.0.1:8181, or unset it; a token goes into AUREUS_OPA_TOKEN.",
         )
+    return text
+
+
+def _witnesses(text: str | None) -> tuple[WitnessPlace, ...] | None:
+    if text is None:
+        return None
+    if text.lower() == "none":
+        return ()
+    places = tuple(_witness(part.split()) for part in text.split(","))
+    if len({place.key.key_id for place in places}) < len(places):
+        raise SettingsError("AUREUS_WITNESSES", "a witness is named twice.", "Name each once: it counts once.")
+    return places
+
+
+def _witness(words: list[str]) -> WitnessPlace:
+    example = "Write VERIFIER-KEY URL, and a comma before the next; `aureus witness run` prints both."
+    if len(words) != 2:
+        raise SettingsError("AUREUS_WITNESSES", f"{' '.join(words)!r} is not a verifier key and a URL.", example)
+    try:
+        key = VerifierKey.parse(words[0])
+    except BadNote as error:
+        raise SettingsError("AUREUS_WITNESSES", f"{error}.", example) from error
+    if key.kind != WITNESS:
+        rule = f"the key of {key.name} is that of a log (kind {key.kind})."
+        raise SettingsError("AUREUS_WITNESSES", rule, f"Give one of kind {WITNESS}.")
+    url = _url("AUREUS_WITNESSES", words[1])
+    if "@" in words[1] or not _private(url._replace(path="")):
+        raise SettingsError("AUREUS_WITNESSES", f"where {key.name} is is not https://host[:port], nor http:// on this machine.", example)
+    return WitnessPlace(key, words[1].rstrip("/"))
+
+
+def _witnesses_required(text: str | None, witnesses: tuple[WitnessPlace, ...] | None) -> int:
+    if text is None:
+        return Settings.witnesses_required
+    most = 1 if witnesses is None else len(witnesses)
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= most):
+        rule = f"{text[:20]!r} of {most} witnesses cannot be required."
+        raise SettingsError("AUREUS_WITNESSES_REQUIRED", rule, "Give a number from 1 to that of AUREUS_WITNESSES, or unset it.")
+    return int(text)
+
+
+def _timestamps(url: str | None, roots: str | None, interval: str | None) -> TimestampPlace | None:
+    if url is None:
+        return None
+    parts = _url("AUREUS_TSA_URL", url)
+    if "@" in url or parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise SettingsError("AUREUS_TSA_URL", "it is not http(s)://host/path.", "Write the URL of a timestamp authority (RFC 3161).")
+    if roots is None or not Path(roots).is_file():
+        rule = "a timestamp is worth what its authority is, and no certificates say whom to believe."
+        raise SettingsError("AUREUS_TSA_CERTIFICATES", rule, "Name a file with the authority's root certificate (PEM).")
+    text = interval or "3600"
+    if not (text.isascii() and text.isdigit() and len(text) < 9 and int(text) > 0):
+        raise SettingsError("AUREUS_TSA_INTERVAL_SECONDS", f"{text[:20]!r} is not a time.", "Give a number of seconds, such as 3600.")
+    return TimestampPlace(url, Path(roots).absolute(), int(text))
+
+
+def _token_place(given: Callable[[str], str | None]) -> TokenPlace | None:
+    module, label = given("AUREUS_PKCS11_MODULE"), given("AUREUS_PKCS11_TOKEN")
+    if module is None and label is None:
+        return None
+    if module is None or label is None:
+        missing = "AUREUS_PKCS11_TOKEN" if label is None else "AUREUS_PKCS11_MODULE"
+        raise SettingsError(missing, "it is needed beside the other.", "Name both the library of your HSM and the label of its token.")
+    roles = tuple(role.strip() for role in (given("AUREUS_PKCS11_ROLES") or "log,service").split(","))
+    if unknown := [role for role in roles if role not in _TOKEN_ROLES]:
+        known = ", ".join(_TOKEN_ROLES)
+        raise SettingsError("AUREUS_PKCS11_ROLES", f"{unknown[0]!r} is no role whose key a token can keep.", f"Name some of {known}.")
+    return TokenPlace(Path(module), label, roles, _pin(given("AUREUS_PKCS11_PIN"), given("AUREUS_PKCS11_PIN_FILE")))
+
+
+def _pin(pin: str | None, file: str | None) -> str:
+    if pin is not None:
+        return pin
+    if file is None:
+        raise SettingsError("AUREUS_PKCS11_PIN", "nothing opens the token.", "Set it, or AUREUS_PKCS11_PIN_FILE.")
+    path, name = Path(file), "AUREUS_PKCS11_PIN_FILE"
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(name, f"{path} cannot be read: {error}.", "Name a file that holds the PIN and nothing else.") from error
+    if mode & _SHARED:
+        shown = f"{stat.S_IMODE(mode):04o}"
+        raise SettingsError(name, f"{path} is open to other accounts (mode {shown}).", f"Close it: chmod 0600 {path}")
+    if not text:
+        raise SettingsError(name, f"{path} is empty.", "Write the PIN into it.")
     return text
 
 

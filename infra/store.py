@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from infra.sealing import Batch, Head, StreamHead, StreamKey
+from domain.ledger import StreamKey
+from infra.anchors import Anchors
+from infra.sealing import Batch, Head, StreamHead
 
 
 class HeadMoved(Exception):
@@ -32,7 +34,7 @@ class StoredEvent:
     leaf: bytes
 
 
-class Store(Protocol):
+class Store(Anchors, Protocol):
     """Kept by PostgreSQL, or by memory in unit tests; both pass the same tests."""
 
     async def head(self) -> Head | None: ...

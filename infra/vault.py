@@ -47,6 +47,12 @@ def _bound(*parts: str) -> bytes:
     return orjson.dumps(parts)
 
 
+def opened(key_encryption_key: bytes, owner: SubjectKey, name: str, sealed: bytes, wrapped: bytes) -> bytes:
+    """The JSON array [salt, name, value] of a sealed value, as it was hashed; `wrapped` is its subject's sealed key. VaultError if not."""
+    key = open_bytes(wrapped, _bound(*owner), key_encryption_key)
+    return open_bytes(sealed, _bound(*owner, name), key)
+
+
 class Vault:
     """Seals disclosures for the store, and opens them for those who may see."""
 
@@ -74,9 +80,7 @@ class Vault:
             found = await (await connection.execute(query, (position, tenant))).fetchall()
         values = {}
         for name, subject, purpose, sealed, wrapped in found:
-            owner = (tenant, subject, purpose)
-            key = open_bytes(wrapped, _bound(*owner), self._kek)
-            values[name] = orjson.loads(open_bytes(sealed, _bound(*owner, name), key))[2]
+            values[name] = orjson.loads(opened(self._kek, (tenant, subject, purpose), name, sealed, wrapped))[2]
         return values
 
     async def _key(self, pool: Pool, owner: SubjectKey) -> bytes:

@@ -24,4 +24,11 @@ test_a_deployment_takes_an_approver_in_production_alone if {
 	}
 }
 
+test_handing_over_personal_data_takes_an_approver if {
+	high_risk(asked("person", "exports.request_export", {"may_disclose": true}))[0].quorum == 1
+	every facts in [{"may_disclose": false}, {}] {
+		high_risk(asked("person", "exports.request_export", facts)) == []
+	}
+}
+
 test_proposing_is_not_changing if high_risk(asked("person", "policies.propose_policy", {})) == []

@@ -53,6 +53,8 @@ class ReadTable(Generic[R]):
     search: tuple[str, ...] = ()
     immutable: bool = False
     """A row is made by one event and never changes: a rebuild need not keep it at hand."""
+    tenant: str | None = None
+    """Whose rows everybody reads, when they are the ledger's own; else everybody reads those of their own tenant."""
     folds: dict[type[Event], list[tuple[Keys, Fold]]] = field(default_factory=dict)
 
     def on(self, *events: type[Event], keys: Keys = _own_entity) -> Callable[[Fold], Fold]:

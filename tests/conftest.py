@@ -3,6 +3,7 @@
 import faulthandler
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from infra.embedded import EmbeddedPostgres
 from tests.support.minio import Minio
 from tests.support.opa import Opa
+from tests.support.softhsm import SoftHsm
 
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -22,12 +24,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that asks for a database, so that CI can run those on PostgreSQL 15 as well, or for an S3 server."""
+    """Marks every test that asks for a database, so that CI can run those on PostgreSQL 15 as well, an S3 server or a PKCS#11 token."""
     for item in items:
         if "postgres_url" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres15)
         if "minio" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.s3)
+        if "softhsm" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.softhsm)
 
 
 def pytest_unconfigure() -> None:
@@ -80,8 +84,31 @@ def opa() -> Iterator[Opa]:
 
 
 @pytest.fixture
+def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm]:
+    """A PKCS#11 token that no other test has seen."""
+    token = SoftHsm(tmp_path / "softhsm")
+    token.make()
+    monkeypatch.setenv("SOFTHSM2_CONF", str(token.configuration))
+    yield token
+    token.let_go()
+
+
+@pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
     """A database that no other test has seen, gone when the test is over."""
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(postgres_url: str) -> Iterator[str]:
+    """One that the tests of a module share: they look at what lies there, or put it back as it was."""
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(postgres_url: str) -> Iterator[str]:
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgres_url, autocommit=True) as server:
         server.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())

@@ -23,7 +23,21 @@ from unittest.mock import patch
 from uuid import UUID
 
 from api.services import deciders, projections
-from domain import access, actions, agents, approvals, budgets, catalog, evidence, foreign, keys, notifications, pipelines, policies
+from domain import (
+    access,
+    actions,
+    agents,
+    approvals,
+    budgets,
+    catalog,
+    evidence,
+    exports,
+    foreign,
+    keys,
+    notifications,
+    pipelines,
+    policies,
+)
 from domain.kernel import EVENTS, Event, JsonObject
 from domain.ledger import Append, StreamWrite
 from domain.values import ActorKind, Role
@@ -34,7 +48,8 @@ from infra.opening import open_memory_ledger
 GOLDEN = Path(__file__).parent / "golden"
 EVENT_SAMPLES = GOLDEN / "events"
 SCHEMAS = GOLDEN / "schemas.json"
-WIRE = GOLDEN / "wire"
+WIRES = (GOLDEN / "wire", GOLDEN / "wire-2")
+"""Every wire sample ever kept, each of which still verifies; the last is what is written today."""
 
 AT = datetime(2026, 3, 3, 14, 0, tzinfo=UTC)
 LATER = datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
@@ -70,6 +85,7 @@ def _actions() -> Iterator[Event]:
     output = actions.Output(type="catalog.dataset_deprecated", stream=f"dataset:{CUSTOMERS}", version=5)
     checked: tuple[actions.GuardStep, ...] = (("IDLE", 0), ("INTENT_VALIDATION", 45), ("POLICY_CHECK", 61))
     question = {"action": intent.command, "actor": {"kind": "person", "roles": ["analyst"]}, "facts": {"pii_level": "high"}, "recent": 64}
+    signature = actions.RequestSignature(key_id=SHA, nonce=ACTION, at="2026-03-03T13:59:58.000000Z", sig=SIGNATURE)
     yield actions.ActionAllowed(
         intent=intent,
         policy_version="1.4.0",
@@ -80,6 +96,7 @@ def _actions() -> Iterator[Event]:
         artifacts=(SHA,),
         approval_id=APPROVAL,
         snapshot=actions.Snapshot(stream=f"dataset:{CUSTOMERS}", version=4, sha256=SHA),
+        signature=signature,
     )
     yield actions.ActionBlocked(
         intent=intent,
@@ -91,6 +108,7 @@ def _actions() -> Iterator[Event]:
         message="The dataset is deprecated already.",
         facts={"field": "dataset_id", "remedy": "Nothing is left to do."},
         artifacts=(SHA,),
+        signature=signature,
     )
     yield actions.ActionParked(
         intent=intent,
@@ -103,6 +121,7 @@ def _actions() -> Iterator[Event]:
         quorum=2,
         artifacts=(SHA,),
         required_evidence=("data_contract",),
+        signature=signature,
     )
 
 
@@ -267,6 +286,47 @@ def _catalog_rolled_back(settings: catalog.DatasetSettings) -> Iterator[Event]:
     )
 
 
+def _exports() -> Iterator[Event]:
+    selection = exports.Selection(
+        datasets=(CUSTOMERS,),
+        agents=("agt-cleaner",),
+        actors=("usr-ana",),
+        policies=("pii_onboarding",),
+        jurisdictions=(catalog.Jurisdiction.EU,),
+        starts_at=AT,
+        ends_at=LATER,
+    )
+    profile = exports.Profile(name="ecb-onsite", disclose=("governance",), withhold_types=("access.api_key_issued",))
+    yield exports.ExportRequested(
+        export_id="exp-1f2e3d4c",
+        recipient="Österreichische Nationalbank",
+        recipient_kind="regulator",
+        everything=False,
+        selection=selection,
+        profile=profile,
+        views=("parquet", "pdf"),
+        artifacts=True,
+    )
+    yield exports.ExportSealed(
+        export_id="exp-1f2e3d4c",
+        sha256=SHA,
+        size_bytes=141_694_122,
+        manifest_sha256=SHA,
+        after=1_200,
+        until=9_800,
+        checkpoint_size=10_240,
+        entries=4_711,
+        keys=3,
+        withheld_entries=2,
+        index_position=10_233,
+    )
+    yield exports.ExportFailed(export_id="exp-1f2e3d4c", code="artifact_lost", reason="Ein Nachweis fehlt")
+    yield exports.ExportCancelled(export_id="exp-1f2e3d4c", comment="The wrong quarter")
+    yield exports.PackDownloaded(export_id="exp-1f2e3d4c", sha256=SHA, downloaded_by="usr-ana", first_byte=0, last_byte=141_694_121)
+    yield exports.ProfileDefined(profile=profile)
+    yield exports.IndexCommitted(size=10_232, topics=311, root=SHA, rules=1, keys_version=3, keys_leaf=SHA)
+
+
 def _notifications() -> Iterator[Event]:
     yield notifications.NotificationSent(
         notification_id="ntf-7f3a",
@@ -320,7 +380,29 @@ def _others() -> Iterator[Event]:
         topic="kennel.domain:Dog.Registered",
         state="eyJuYW1lIjoiRmlkbyJ9",
     )
-    yield keys.KeyAdded(key_id=SHA, algorithm="ed25519", role="service", custody="server", public=KEY, proof=SIGNATURE)
+    yield keys.KeyAdded(
+        key_id=SHA,
+        algorithm="ed25519",
+        role="actor",
+        custody="client",
+        public=KEY,
+        proof=SIGNATURE,
+        holder="acme/usr-ana",
+        authorised_by=SHA,
+        authorisation=SIGNATURE,
+    )
+    yield keys.KeyRotated(
+        old_key_id=SHA,
+        key_id=SHA[::-1],
+        algorithm="ed25519",
+        role="actor",
+        custody="kms",
+        public=KEY,
+        proof=SIGNATURE,
+        consent=SIGNATURE,
+        holder="acme/usr-ana",
+    )
+    yield keys.KeyRevoked(key_id=SHA, reason="Der Laptop ist gestohlen", compromised_since=4711)
 
 
 def _policies() -> Iterator[Event]:
@@ -384,6 +466,7 @@ def samples() -> dict[str, Event]:
         *_approvals(),
         *_budgets(),
         *_catalog(),
+        *_exports(),
         *_notifications(),
         *_pipelines(),
         *_policies(),
@@ -484,8 +567,8 @@ def main() -> None:
             sys.stdout.write(f"added {path.name}\n")
         shapes.setdefault(key, shape(event))
     SCHEMAS.write_text(json.dumps(shapes, indent=1, sort_keys=True) + "\n")
-    if not WIRE.exists():
-        asyncio.run(wire()).write(WIRE)
+    if not WIRES[-1].exists():
+        asyncio.run(wire()).write(WIRES[-1])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tests.browser import Page, chromium
 pytestmark = pytest.mark.anyio
 
 SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.js"))}
-PAGES = ("overview", "catalog", "approvals", "budgets", "audit", "ledger")
+PAGES = ("overview", "catalog", "approvals", "budgets", "audit", "ledger", "proofs")
 ESCAPED = "<img src=x onerror=alert(1)>"
 """What somebody might call a dataset, if pages took text for markup."""
 

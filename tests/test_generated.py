@@ -9,6 +9,8 @@ import pytest
 
 from api.examples import EXAMPLES
 from api.reference import COMMAND, DOCS, GENERATED
+from infra.bundle_verifier import COMMAND as BUNDLE
+from infra.bundle_verifier import FILE, PACKAGE, bundled
 from tests.test_house import api_routes, commands
 
 
@@ -19,6 +21,12 @@ def test_generated_files_are_what_the_code_says(name: str) -> None:
     wanted = GENERATED[name]()
     difference = list(difflib.unified_diff(written.splitlines(), wanted.splitlines(), f"docs/{name}", "the code", lineterm="", n=1))
     assert not difference, f"run: {COMMAND}\n" + "\n".join(difference[:60])
+
+
+def test_the_verifier_in_one_file_is_made_of_the_modules_as_they_are() -> None:
+    written, wanted = FILE.read_text(encoding="utf-8") if FILE.exists() else "", bundled()
+    difference = list(difflib.unified_diff(written.splitlines(), wanted.splitlines(), FILE.name, PACKAGE, lineterm="", n=1))
+    assert not difference, f"run: {BUNDLE} (make verifier)\n" + "\n".join(difference[:60])
 
 
 def test_they_come_out_the_same_every_time() -> None:

@@ -17,13 +17,13 @@ from domain.kernel import Event
 from domain.ledger import AlreadyAnswered, Append, Conflict, EventTooLarge, LedgerUnavailable, Remember, StreamWrite
 from domain.values import uuid7
 from infra.canonical import ProfileError
-from infra.checkpoint import open_checkpoint
 from infra.envelope import entry_bytes
 from infra.keystore import FileKeystore
 from infra.ledger import Ledger
 from infra.memory_store import MemoryStore
 from infra.opening import open_ledger, open_memory_ledger
-from infra.verify import Verifier
+from infra.verifier.ledger import Verifier
+from tests.support.kernel import opened
 
 pytestmark = pytest.mark.anyio
 OPENED = BudgetOpened(budget_id="lake", label="Läke", currency="EUR", limit_minor=100)
@@ -91,7 +91,7 @@ async def test_an_append_over_several_streams_is_all_or_nothing(ledger: Ledger) 
 
 async def test_what_a_decision_read_must_still_hold(ledger: Ledger) -> None:
     await ledger.append(write("budget:lake", 0, OPENED))
-    relying = Append("acme", "usr-ana", (StreamWrite("budget:b", 0, (OPENED,)),), uuid7(), reads=(("budget:lake", 0),))
+    relying = Append("acme", "usr-ana", (StreamWrite("budget:b", 0, (OPENED,)),), uuid7(), reads=((("acme", "budget:lake"), 0),))
     with pytest.raises(Conflict):
         await ledger.append(relying)
 
@@ -150,7 +150,7 @@ async def test_a_stranger_verifies_the_signature_and_the_checkpoint(ledger: Ledg
     assert envelope.verify([key], 1)
     note = await ledger.store.note()
     assert note is not None
-    assert open_checkpoint(note, ledger.name, keystore.log.public).size == 4
+    assert opened(note, ledger.name, keystore.log.public).size == 4
 
 
 async def test_times_never_fall_and_lead_to_positions(ledger: Ledger) -> None:

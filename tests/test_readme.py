@@ -67,7 +67,7 @@ def commands_of_the_cli() -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_only_commands_that_are_there(document: Path) -> None:
     known = commands_of_the_cli()
-    used = re.findall(r"(?:^(?:\$ |    )|`|\()aureus((?: [a-z][a-z-]+){1,2})", document.read_text(encoding="utf-8"), re.MULTILINE)
+    used = re.findall(r"(?:^(?:\$ |    )|`|\()aureus((?: [a-z][a-z0-9-]+){1,2})", document.read_text(encoding="utf-8"), re.MULTILINE)
     unknown = [words for words in used if not {f"aureus{words}", f"aureus {words.split()[0]}"} & known]
     groups = {command.split()[1] for command in known if command.count(" ") == 2}
     unknown += [words for words in used if words.split()[0] in groups and " " in words.strip() and f"aureus{words}" not in known]

@@ -37,7 +37,7 @@ from infra.envelope import entry_bytes
 from infra.keystore import FileKeystore
 from infra.opening import open_memory_ledger
 from infra.recorder import LedgerEvent, LedgerFactory, LedgerMapper, LedgerRecorder, recorder_at
-from infra.verify import Verifier
+from infra.verifier.ledger import Verifier
 
 OPENED = BudgetOpened(budget_id="lake", label="Läke", currency="EUR", limit_minor=100)
 PATIENCE_SECONDS = 20.0
@@ -54,7 +54,7 @@ def opening(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledg
     if request.param == "memory":
         return lambda: in_memory(tmp_path / "keys")
     url = request.getfixturevalue("database_url")
-    return lambda: recorder_at(url, tmp_path / "keys", "acme")
+    return lambda: recorder_at(url, FileKeystore.open(tmp_path / "keys"), "acme")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def recorder(opening: Callable[[], LedgerRecorder]) -> Iterator[LedgerRecorder]:
 
 @pytest.fixture
 def durable(database_url: str, tmp_path: Path) -> Iterator[LedgerRecorder]:
-    opened = recorder_at(database_url, tmp_path / "keys", "acme")
+    opened = recorder_at(database_url, FileKeystore.open(tmp_path / "keys"), "acme")
     yield opened
     opened.close()
 
@@ -289,7 +289,7 @@ def test_any_bytes_come_back_as_they_went_in(recorder: LedgerRecorder) -> None:
 def test_another_process_continues_where_the_first_stopped(database_url: str, tmp_path: Path) -> None:
     dog = uuid4()
     for version in (0, 1, 2):
-        recorder = recorder_at(database_url, tmp_path / "keys", "acme")
+        recorder = recorder_at(database_url, FileKeystore.open(tmp_path / "keys"), "acme")
         assert recorder.insert_events([stored(dog, version)]) == [version + 1]
         recorder.close()
 
@@ -322,7 +322,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 def test_a_follower_misses_no_event_of_concurrent_writers(durable: LedgerRecorder, database_url: str, tmp_path: Path) -> None:
     writers, appends, others = 8, 40, 3
-    second = recorder_at(database_url, tmp_path / "keys", "acme")
+    second = recorder_at(database_url, FileKeystore.open(tmp_path / "keys"), "acme")
 
     def write(recorder: LedgerRecorder) -> None:
         originator = uuid4()

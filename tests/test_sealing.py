@@ -13,12 +13,13 @@ from domain.budgets import BudgetOpened
 from domain.ledger import Append, Conflict, StreamWrite
 from domain.values import uuid7
 from infra.envelope import entry_bytes
+from infra.key_files import FileSigner
 from infra.keystore import FileKeystore
 from infra.ledger import Ledger
 from infra.opening import open_memory_ledger
-from infra.sealing import SHARE_FROM_EVENTS, Sealer
+from infra.sealing import SHARE_FROM_EVENTS, Sealer, Signers
 from infra.sealing_helper import ProcessHelper
-from infra.verify import Verifier
+from infra.verifier.ledger import Verifier
 
 pytestmark = pytest.mark.anyio
 OPENED = BudgetOpened(budget_id="lake", label="Lake", currency="EUR", limit_minor=100)
@@ -31,8 +32,10 @@ async def helped(tmp_path: Path) -> AsyncIterator[tuple[Ledger, ProcessHelper]]:
     """A ledger in memory whose helper is up."""
     keystore = FileKeystore.open(tmp_path / "keys")
     ledger = await open_memory_ledger(keystore)
-    helper = ProcessHelper(keystore.service)
-    ledger.sealer = Sealer(ledger.name, keystore.log, keystore.service, helper)
+    service = keystore.service
+    assert isinstance(service, FileSigner)
+    helper = ProcessHelper(service)
+    ledger.sealer = Sealer(ledger.name, Signers(keystore.log, keystore.service), lambda _: helper)
     deadline = time.monotonic() + START_SECONDS_MAX
     while not helper.up:
         assert time.monotonic() < deadline, "the helper did not start"

@@ -28,6 +28,7 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
     found = settings(
         tmp_path,
         AUREUS_PORT="9000",
+        AUREUS_INDEX_MINUTES="15",
         AUREUS_HOST="0.0.0.0",
         DATABASE_URL="postgresql://aureus:secret@db:5432/aureus",
         AUREUS_TENANT="acme",
@@ -36,7 +37,7 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
         AUREUS_LOG_LEVEL="DEBUG",
     )
     assert (found.port, found.host, found.tenant, found.origin) == (9000, "0.0.0.0", "acme", "ledger.example.org/main")
-    assert (found.policies, found.log_level) == (tmp_path, "debug")
+    assert (found.policies, found.log_level, found.index_minutes) == (tmp_path, "debug", 15)
 
 
 def test_an_opa_is_reached_in_private_and_its_token_is_not_shown(tmp_path: Path) -> None:
@@ -66,6 +67,8 @@ def test_nothing_of_it_can_be_changed_later(tmp_path: Path) -> None:
         ("AUREUS_PORT", "-1"),
         ("AUREUS_PORT", "http"),
         ("AUREUS_PORT", "9" * 5_000),
+        ("AUREUS_INDEX_MINUTES", "0"),
+        ("AUREUS_INDEX_MINUTES", "hourly"),
         ("DATABASE_URL", "mysql://db/aureus"),
         ("AUREUS_ORIGIN", "two words"),
         ("AUREUS_ORIGIN", "a+b"),

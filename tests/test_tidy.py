@@ -26,6 +26,9 @@ INDEX_HOST = re.compile(
     r"--(extra-)?index-url|--find-links|\b(pypi\.org|pythonhosted\.org|repo1?\.maven\.|proxy\.golang\.org|registry\.npmjs)"
 )
 
+GENERATED = "aureus_verify.py"
+"""One file made of many, which are short enough (tests/test_generated.py)."""
+
 ENTRY_POINTS = {
     "api.cli.main",
     "api.cli.__main__",
@@ -33,6 +36,9 @@ ENTRY_POINTS = {
     "api.reference",
     "bench.__main__",
     "infra.build",
+    "infra.bundle_verifier",
+    "infra.verifier.main",
+    "infra.packing.process",
     "infra.recorder",
     "infra.sealing_helper",
     "tests.conftest",
@@ -91,7 +97,7 @@ def test_files_are_short_enough_to_be_read_at_one_sitting() -> None:
     def limit(name: str) -> int:
         return TEST_FILE_LINES_MAX if name.startswith(("tests/", "bench/")) else FILE_LINES_MAX
 
-    lengths = {name: len(text(name).splitlines()) for name in python_files()}
+    lengths = {name: len(text(name).splitlines()) for name in python_files() if name != GENERATED}
     assert {name: length for name, length in lengths.items() if length > limit(name)} == {}
 
 

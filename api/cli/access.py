@@ -1,4 +1,4 @@
-"""`aureus actors` and `aureus keys`: who may act, in which roles, and the keys of programs."""
+"""`aureus actors` and `aureus api-keys`: who may act, in which roles, and the keys of programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 actors = typer.Typer(help="Who may act, and in which roles.", no_args_is_help=True)
 keys = typer.Typer(help="Keys with which programs act.", no_args_is_help=True)
 app.add_typer(actors, name="actors")
-app.add_typer(keys, name="keys")
+app.add_typer(keys, name="api-keys")
 
 ActorId = Annotated[str, typer.Argument(metavar="ACTOR", help="Such as usr-7f3k2m, agt-bot or svc-loader.")]
 Roles = Annotated[list[str], typer.Option("--role", help="viewer, analyst, approver, admin, auditor or agent; repeatable.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
@@ -16,6 +16,9 @@ from api.cli.profile import Login, Profile, Token, demo_login, demo_logins, home
 if TYPE_CHECKING:
     import httpx
 
+    from api.signing import SignedRequests
+    from infra.key_files import FileSigner
+
 Json = dict[str, Any]
 PAUSES_SECONDS: Final = (0.2, 0.6)
 """Before each repetition of a call whose answer was lost; its idempotency key makes it count once."""
@@ -23,6 +26,7 @@ PAUSES_SECONDS: Final = (0.2, 0.6)
 ANSWER_SECONDS_MAX: Final = 120
 EXPIRY_MARGIN_SECONDS: Final = 30
 PAGE_LIMIT: Final = 200
+LOG_IN: Final = "/v1/auth/token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Client:
         self._connection: httpx.Client | None = None
         self._credentials: Json | None = None
         self._acting: Token | None = None
+        self._signed: SignedRequests | None = None
 
     # Questions
 
@@ -182,6 +187,20 @@ class Client:
             except httpx.TransportError as error:
                 raise self._unreachable(error) from error
 
+    @contextmanager
+    def streamed(self, where: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """An answer of any length, read as it comes."""
+        import httpx
+
+        with closing(self._sent(self._request("GET", where, {}, None, {**self._identity(), **headers}), stream=True)) as response:
+            if response.status_code >= 400:
+                response.read()
+                raise Failure.answered(response.status_code, _decoded(response), response.headers.get("X-Request-Id"))
+            try:
+                yield response
+            except httpx.TransportError as error:
+                raise self._unreachable(error) from error
+
     def followed(self, where: str, content: bytes, content_type: str, title: str, **parameters: Any) -> Json:
         """What an answer that reports its progress comes to, with a bar for the lines before it."""
         result: Json = {}
@@ -202,13 +221,18 @@ class Client:
         """The answer; when it is lost, that to the same request again, which counts once by its idempotency key."""
         import httpx
 
+        signed = self._signing() if request.method == "POST" and request.url.path != LOG_IN and not stream else None
         for pause_seconds in (*(PAUSES_SECONDS if repeatable else ()), None):
             try:
-                return self._http().send(request, stream=stream)
+                return self._http().send(request, stream=stream, auth=signed)
             except httpx.TransportError as error:
                 if pause_seconds is None:
                     raise self._unreachable(error) from error
                 time.sleep(pause_seconds)
+            except ValueError as error:
+                if signed is None:
+                    raise
+                raise Failure(ExitCode.USAGE, "not_signed", f"{error}.", remedy="Nothing was asked.") from error
         raise AssertionError("the last attempt returns or raises")
 
     def _http(self) -> httpx.Client:
@@ -233,6 +257,25 @@ class Client:
         remedy = "Start it with `make run` or `aureus serve`, or name another with --url or AUREUS_URL."
         message = f"No answer from {self.url}: {str(error) or type(error).__name__}."
         return Failure(ExitCode.UNREACHABLE, "server_unreachable", message, remedy=remedy)
+
+    # Signatures
+
+    def _signing(self) -> SignedRequests | None:
+        """Who signs our commands: the key of AUREUS_SIGNING_KEY, or that of the login; None when it is not the actor's we act as."""
+        file = self._environ.get("AUREUS_SIGNING_KEY") or self.profile.signing_key
+        if file is None or self._signed is not None:
+            return self._signed
+        key = signing_key(file)
+        me = self.call("GET", path("auth", "me"), {}).body
+        if key.holder not in {None, f"{me['tenant']}/{me['actor']}"}:
+            return None
+        if self.profile.ledger is None:
+            self.profile.sign_for(self.call("GET", path("ledger", "keys"), {}).body["ledger"])
+        from api.signing import SignedRequests
+
+        assert self.profile.ledger is not None
+        self._signed = SignedRequests(key, self.profile.ledger, me["tenant"], me["actor"])
+        return self._signed
 
     # Identity
 
@@ -290,13 +333,25 @@ class Client:
 
     def log_in(self, login: str, password: str, *, demo: bool) -> Token:
         """Exchanges a password for a token and keeps it."""
-        response = self._sent(self._request("POST", "/v1/auth/token", {}, {"login": login, "password": password}, {}))
+        response = self._sent(self._request("POST", LOG_IN, {}, {"login": login, "password": password}, {}))
         body = _decoded(response)
         if response.status_code >= 400:
             raise Failure.answered(response.status_code, body, response.headers.get("X-Request-Id"))
         token = Token(login, body["access_token"], time.time() + body["expires_in"], body["actor"], tuple(body["roles"]), demo)
         self.profile.keep(token)
         return token
+
+
+def signing_key(file: str) -> FileSigner:
+    """An actor's own key; Failure when the file is not one, or is open to others."""
+    from pathlib import Path
+
+    from infra.key_files import KeystoreError, read_key
+
+    try:
+        return read_key(Path(file).expanduser(), "actor")
+    except KeystoreError as error:
+        raise Failure(ExitCode.USAGE, "signing_key", error.rule, field=file, remedy=error.remedy) from error
 
 
 def _fresh(token: Token) -> bool:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from api.cli import fsck, proofs
 from api.cli.client import Client, Json, path
 from api.cli.options import client_of, output_of
 from api.cli.output import Column, Output, when
@@ -14,6 +15,8 @@ from api.cli.output import Column, Output, when
 app = typer.Typer()
 log = typer.Typer(help="The ledger: every event, in order.", no_args_is_help=True)
 app.add_typer(log, name="log")
+log.add_typer(proofs.app)
+log.add_typer(fsck.app)
 
 POLL_SECONDS: Final = 0.5
 PAGE_EVENTS: Final = 500

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.client import path
+from api.cli.client import path, signing_key
 from api.cli.options import client_of, output_of
 from api.cli.profile import demo_login
 
@@ -19,9 +20,15 @@ def login(
     name: Annotated[str | None, typer.Argument(metavar="[LOGIN]", help="Asked for when not given.")] = None,
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from standard input.")] = False,
     demo: Annotated[str | None, typer.Option("--demo", metavar="ROLE|LOGIN", help="Log in as one of the demo, no password needed.")] = None,
+    key: Annotated[
+        Path | None, typer.Option("--signing-key", metavar="FILE", help="Your own key, which commands are signed with from then on.")
+    ] = None,
 ) -> None:
     """Log in; commands act as you from then on, until the token runs out."""
     client, out = client_of(context), output_of(context)
+    file = str(key.expanduser().absolute()) if key else None
+    if file is not None:
+        signing_key(file)
     if demo:
         found = demo_login(client.home, demo)
         token = client.log_in(found.login, found.password, demo=True)
@@ -30,6 +37,8 @@ def login(
         password = _password_from_stdin() if password_stdin else typer.prompt("Password", hide_input=True, err=True)
         token = client.log_in(name, password, demo=False)
     client.profile.act_as(token.login)
+    if file is not None:
+        client.profile.sign_with(file)
     result = {"login": token.login, "actor": token.actor, "roles": list(token.roles), "server": client.url}
     out.done(result, f"Logged in at {client.url} as {token.login} ({', '.join(token.roles)}).")
 

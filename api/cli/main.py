@@ -15,7 +15,7 @@ from api.cli.failures import MEANINGS, Failure
 from api.cli.output import Output
 from domain.contexts import CONTEXTS
 
-PLATFORM: Final = ("audit", "decisions", "imports", "ledger", "verify", "rollback", "projections", "logins", "service")
+PLATFORM: Final = ("audit", "decisions", "imports", "ledger", "verify", "trust", "rollback", "projections", "logins", "service", "witness")
 """Command modules that belong to no context."""
 
 _EPILOG: Final = (

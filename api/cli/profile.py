@@ -91,6 +91,16 @@ class Profile:
         """The login that commands act as."""
         return self._server().get("current")
 
+    @property
+    def signing_key(self) -> str | None:
+        """The file of the key that commands are signed with."""
+        return self._server().get("signing_key")
+
+    @property
+    def ledger(self) -> str | None:
+        """The ledger that commands are signed for: the one that was there the first time."""
+        return self._server().get("ledger")
+
     def token(self, login: str) -> Token | None:
         stored = self._server().get("tokens", {}).get(login)
         return Token(**{**stored, "roles": tuple(stored["roles"])}) if stored else None
@@ -105,9 +115,15 @@ class Profile:
     def act_as(self, login: str) -> None:
         self._change({"current": login})
 
+    def sign_with(self, file: str) -> None:
+        self._change({"signing_key": file})
+
+    def sign_for(self, ledger: str) -> None:
+        self._change({"ledger": ledger})
+
     def forget(self) -> None:
-        """Drops every token of this server, and how far its ledger was seen."""
-        self._change({"current": None, "tokens": {}, "position": 0})
+        """Drops every token of this server, the key that was signed with, and how far its ledger was seen."""
+        self._change({"current": None, "tokens": {}, "position": 0, "signing_key": None, "ledger": None})
 
     def _all(self) -> dict[str, Any]:
         try:

@@ -29,7 +29,7 @@ def serve(
     from api import server
 
     out = output_of(context)
-    with _setup_checked():
+    with setup_checked():
         settings = _settings(port)
         server.serve(settings, run_projections=not no_projections, announce=lambda _services: _announce(settings, out))
 
@@ -39,7 +39,7 @@ def worker() -> None:
     """Keep the read models up to date beside a server that does not, until stopped."""
     from api import server
 
-    with _setup_checked():
+    with setup_checked():
         server.work(_settings(None))
 
 
@@ -67,7 +67,7 @@ def _settings(port: int | None) -> Settings:
 
 
 @contextmanager
-def _setup_checked() -> Iterator[None]:
+def setup_checked() -> Iterator[None]:
     """A setup that Aureus cannot start with is the person's to mend, not a crash."""
     from infra.settings import SettingsError
 

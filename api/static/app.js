@@ -7,6 +7,7 @@ import { budgets } from "/console/budgets.js";
 import { catalog, dataset } from "/console/catalog.js";
 import { ledger } from "/console/ledger.js";
 import { overview } from "/console/overview.js";
+import { proofs } from "/console/proofs.js";
 import { chip, el, field, link, refusal } from "/console/ui.js";
 
 const PAGES = [
@@ -16,6 +17,7 @@ const PAGES = [
   { name: "budgets", title: "Budgets", list: budgets },
   { name: "audit", title: "Audit", list: audit, one: evidence },
   { name: "ledger", title: "Ledger", list: ledger },
+  { name: "proofs", title: "Proofs", list: proofs },
 ];
 
 const header = document.getElementById("header");

@@ -50,7 +50,7 @@ async function checkpoint() {
       ["Size", number(Number(size))],
       ["Root", code(root)],
       ["Signed", signatures.map((line) => el("div", {}, code(line)))],
-      ["Witness", signatures.length > 1 ? "cosigned" : "none: nobody outside this server has cosigned it"],
+      ["Witness", [signatures.length > 1 ? "cosigned" : "not cosigned yet", " ", link("#/proofs", "who watches")]],
     ]),
   ].filter(Boolean);
 }

@@ -15,14 +15,16 @@ from commands.path import Ask, CommandPath
 from domain.kernel import Asker, Command, Recorded
 from domain.values import Role, uuid7
 from infra.envelope import entry_bytes
-from infra.keystore import FileKeystore
+from infra.keystore import FileKeystore, verify
 from infra.ledger import Ledger
 from infra.opening import open_ledger
 from infra.policy import PolicyEngine
 from infra.policy_bundle import Bundle
 from infra.read_models import ReadModelWriter, create_read_models
 from infra.rebuild import rebuild
-from infra.verify import Verification, Verifier
+from infra.verifier.ledger import Verifier
+from infra.verifier.notes import LOG, CheckpointText, VerifierKey, log_signed, parse_checkpoint, parse_note
+from infra.verifier.result import Result
 from projections.engine import Projection
 
 ANA: Final = Asker("usr-ana", "acme", frozenset({Role.ANALYST}))
@@ -84,17 +86,24 @@ async def processes(dsn: str, keystore: FileKeystore, engine: PolicyEngine, coun
     """Several processes' worth of Aureus on one database, that know nothing of each other."""
     opened = [await open_ledger(dsn, keystore) for _ in range(count)]
     try:
-        yield [Process(ledger, CommandPath(ledger, engine, deciders())) for ledger in opened]
+        yield [Process(ledger, CommandPath(ledger, engine, deciders(), verify)) for ledger in opened]
     finally:
         for ledger in opened:
             await ledger.close()
 
 
-async def verification(ledger: Ledger) -> Verification:
+async def verification(ledger: Ledger) -> Result:
     """The whole log, verified from its exact bytes."""
     verifier = Verifier()
     verifier.add(entry_bytes(event.body, event.signatures) for event in await ledger.entries(0, EVERYTHING))
     return verifier.finish(await ledger.store.note())
+
+
+def opened(note: bytes, origin: str, log_key: bytes) -> CheckpointText:
+    """What a checkpoint says, once it is certain that this log signed it with this key (32 bytes)."""
+    signed = parse_note(note)
+    assert log_signed(signed, VerifierKey(origin, LOG, log_key))
+    return parse_checkpoint(signed.text)
 
 
 async def everything(ledger: Ledger) -> list[Recorded[Any]]:

@@ -14,7 +14,7 @@ from api.app import create_app
 from api.services import Services, open_services
 from commands.access import RegisterActor
 from domain.kernel import Asker
-from infra.settings import S3Place, Settings
+from infra.settings import S3Place, Settings, TokenPlace
 from tests.support.kernel import ADM, STAND_IN, ask, written
 
 
@@ -45,9 +45,22 @@ class Aureus:
 
 
 @asynccontextmanager
-async def running(dsn: str, home: Path, rego: str = STAND_IN, *, reacting: bool = True, s3: S3Place | None = None) -> AsyncIterator[Aureus]:
-    """An Aureus on this database; without `reacting` it neither moves the read models nor reacts to anything."""
-    settings = Settings(home=home, database_url=dsn, tenant="acme", policies=written(home / "policies", rego), demo=False, s3=s3)
+async def running(
+    dsn: str,
+    home: Path,
+    rego: str = STAND_IN,
+    *,
+    reacting: bool = True,
+    s3: S3Place | None = None,
+    token: TokenPlace | None = None,
+    **more: Any,
+) -> AsyncIterator[Aureus]:
+    """An Aureus on this database; without `reacting` it neither moves the read models nor reacts to anything.
+
+    `more` are other settings by name.
+    """
+    policies = written(home / "policies", rego)
+    settings = Settings(home=home, database_url=dsn, tenant="acme", policies=policies, demo=False, s3=s3, token_place=token, **more)
     async with open_services(settings, run_projections=reacting) as services:
         app = create_app(services=services)
         app.state.services = services

@@ -28,10 +28,11 @@ BLOCK: Final = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.D
 STEP: Final = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 VARYING: Final = re.compile(
-    rf"{ID.pattern}|(?:usr|agt)-[0-9a-f]{{8}}"  # ids and actors
+    rf"{ID.pattern}|(?:usr|agt|witness)-[0-9a-f]{{8}}"  # ids and actors
     r"|\b[0-9a-f]{12,64}\b|[0-9A-Za-z+/]{43}="  # hashes
     r"|\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+Z)?"  # times
     r"|\b\d{3}\b(?![.,])|\d+(?= streams| decisions)"  # positions, and what is counted of the whole log; never an amount
+    r"|[\d,]+(?= bytes)|(?<=byte )\d+"
 )
 
 REST: Final = "..."
@@ -73,7 +74,7 @@ class Tour:
         """What a command of the document prints here, in the document's words for home and port."""
         here = ID.sub(lambda found: self.known.get(found[0], found[0]), command).replace(":8420", f":{self.port}")
         told = self._served() if here == "make run" else self._typed(here)
-        told = told.replace(str(self.home / ".aureus"), "~/.aureus").replace(f":{self.port}", ":8420")
+        told = told.replace(str(self.home), "~").replace(f":{self.port}", ":8420")
         lines = [line.rstrip() for line in told.splitlines()]
         return "\n".join(lines).strip("\n")
 
