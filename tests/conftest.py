@@ -23,10 +23,19 @@ settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+ONE_POSTGRES = frozenset(
+    (
+        "test_attacks_bytes test_attacks_keys test_attacks_packs test_console test_export_command test_keys_api test_pkcs11 "
+        "test_request_signing test_thirdparty test_timestamps test_verifier_cli test_witnesses_api test_witnessing"
+    ).split()
+)
+"""Modules that need a ledger only to have something to prove or to sign: one PostgreSQL will do for them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that asks for a database, so that CI can run those on PostgreSQL 15 as well, an S3 server or a PKCS#11 token."""
     for item in items:
-        if "postgres_url" in getattr(item, "fixturenames", ()):
+        if "postgres_url" in getattr(item, "fixturenames", ()) and Path(item.path).stem not in ONE_POSTGRES:
             item.add_marker(pytest.mark.postgres15)
         if "minio" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.s3)

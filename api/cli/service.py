@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +27,8 @@ def serve(
     no_projections: Annotated[bool, typer.Option("--no-projections", help="Leave the read models to `aureus worker`.")] = False,
 ) -> None:
     """Serve the API, and keep the read models up to date, until stopped."""
-    from api import server
+    with _loading():
+        from api import server
 
     out = output_of(context)
     with setup_checked():
@@ -37,7 +39,8 @@ def serve(
 @app.command()
 def worker() -> None:
     """Keep the read models up to date beside a server that does not, until stopped."""
-    from api import server
+    with _loading():
+        from api import server
 
     with setup_checked():
         server.work(_settings(None))
@@ -55,6 +58,17 @@ def version(context: typer.Context) -> None:
     except PackageNotFoundError:
         number = "not installed"
     out.json({"version": number}) if out.as_json else out.text(f"aureus {number}")
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """A server loads a thousand modules: looking for garbage among them takes a sixth of that time, and finds none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _settings(port: int | None) -> Settings:
