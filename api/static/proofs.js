@@ -63,7 +63,7 @@ async function keys() {
 
 /** What a pack is about: the names that were asked for, the laws, and the days of its period. */
 function about({ everything, selection }) {
-  const { from, to, jurisdictions = [], ...named } = selection;
+  const { starts_at: from, ends_at: to, jurisdictions = [], ...named } = selection;
   const names = everything ? ["everything"] : Object.values(named).flat();
   const day = (text) => (text ? text.slice(0, 10) : "…");
   return [
