@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, ParamSpec, Protocol, TypeVar
 
+from infra.durable import sync_folder
+
 CHUNK_BYTES: Final = 256 * 1024
 MAX_BLOB_BYTES: Final = 64 * 1024 * 1024
 _LEFTOVER_SECONDS: Final = 3600
@@ -124,9 +126,9 @@ class LocalBlobs:
         os.fsync(file.fileno())
         final = self._path(sha256)
         final.parent.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(self._root)
+        sync_folder(self._root)
         aside.replace(final)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
     def _open_verified(self, sha256: str) -> IO[bytes]:
         """The file, read through once: it is given out from the descriptor that was verified, not opened again by name."""
@@ -202,12 +204,3 @@ async def on_disk(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def _discard(aside: Path) -> None:
     aside.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name is durable once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from infra.durable import sync_folder
 from infra.ordinary_user import OrdinaryUser, ordinary_user
 from infra.settings import SettingsError, private_folder
 
@@ -233,7 +234,7 @@ class EmbeddedPostgres:
             shutil.rmtree(beside, ignore_errors=True)
             raise _failure("the cluster could not be made", done.stdout.decode("utf-8", "replace"))
         beside.rename(self.data_dir)
-        _fsync(self.data_dir.parent)
+        sync_folder(self.data_dir.parent)
 
     def _launch(self) -> _Postmaster:
         self._spawn()
@@ -393,11 +394,3 @@ def _failure(what: str, output: str) -> EmbeddedPostgresError:
     elif any("could not map anonymous shared memory" in line or "could not create shared memory" in line for line in lines):
         remedy = "Memory is short: free 300 MB of it, or set DATABASE_URL."
     return EmbeddedPostgresError(f"{what}: {' | '.join(lines[-4:]) or 'it said nothing'}.", remedy)
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

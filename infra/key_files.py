@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import BadSignatureError
 
+from infra.durable import sync_folder
 from infra.settings import SettingsError
 
 if TYPE_CHECKING:  # a witness reads its key too, and starts in half the time without pydantic
@@ -174,15 +175,6 @@ def require_private(path: Path, *, is_folder: bool) -> None:
         )
 
 
-def fsync_folder(folder: Path) -> None:
-    """Makes what was renamed, linked or removed in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _public_part(signer: FileSigner, role: str) -> dict[str, str]:
     return {
         "format": FORMAT,
@@ -204,7 +196,7 @@ def _write(path: Path, document: dict[str, str]) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
-    fsync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _read(path: Path, role: str) -> dict[str, Any]:

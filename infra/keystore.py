@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from domain.keys import KeyRole
+from infra.durable import sync_folder
 from infra.key_files import (
     SEED_BYTES,
     FileSigner,
     KeystoreError,
     OfflineRoot,
     Signer,
-    fsync_folder,
     key_id,
     read_key,
     read_public,
@@ -152,7 +152,7 @@ class FileKeystore:
                 if held is not None:
                     _keep(path, held)
                 prepared.replace(path)  # the old key is in old/ by now: at no moment is there none
-                fsync_folder(self.folder)
+                sync_folder(self.folder)
             return taking_over
         if current.key_id != active_id:
             current = next((signer for signer in self._in_token(role) if signer.key_id == active_id), current)
@@ -163,7 +163,7 @@ class FileKeystore:
             with _writing(path):
                 _keep(path, held)
                 path.unlink()
-                fsync_folder(self.folder)
+                sync_folder(self.folder)
         return current
 
     def _candidates(self, role: str) -> Iterator[Signer]:
@@ -199,7 +199,7 @@ def take_root_offline(folder: Path, to: Path) -> FileSigner:
             if not public.exists():
                 write_public(public, root)
             here.unlink()
-            fsync_folder(folder)
+            sync_folder(folder)
     return root
 
 
@@ -222,7 +222,7 @@ def bring_root_online(folder: Path, file: Path) -> FileSigner:
             if not here.exists():
                 write_key(here, root)
             public.unlink()
-            fsync_folder(folder)
+            sync_folder(folder)
     return root
 
 
@@ -286,7 +286,7 @@ def _generate(folder: Path, roles: Sequence[str], seed: Callable[[], bytes]) -> 
                 # Another start was faster: its keys are the keys.
                 if not (folder / f"{roles[-1]}.key").exists():
                     raise
-            fsync_folder(folder.parent)
+            sync_folder(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -298,7 +298,7 @@ def _keep(path: Path, key: FileSigner) -> None:
     kept = old / f"{key.role}-{key.key_id[:16]}.key"
     if not kept.exists():
         os.link(path, kept)
-    fsync_folder(old)
+    sync_folder(old)
 
 
 def _now() -> str:

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from infra.key_files import SEED_BYTES, FileSigner, fsync_folder, read_key, write_key
+from infra.durable import write_whole
+from infra.key_files import SEED_BYTES, FileSigner, read_key, write_key
 from infra.settings import SettingsError, private_folder
 from infra.verifier.notes import (
     LOG,
@@ -144,7 +145,7 @@ class WitnessHome:
 
     def keep(self, origin: str, note: bytes) -> None:
         """Durable on return, and never half: whoever reads it finds this checkpoint or the one before."""
-        _write_whole(self._place(origin), note)
+        self._write(self._place(origin), note)
 
     def keep_evidence(self, kind: str, submission: Submission, body: bytes, why: str) -> None:
         """Keeps a checkpoint that its log signed and that does not go with what was cosigned, side by side with that."""
@@ -154,7 +155,11 @@ class WitnessHome:
         if path.exists() or len(list(folder.glob(f"{kind}-*"))) >= MAX_EVIDENCE:
             return
         seen = {"at": datetime.now(UTC).isoformat(), "why": why, "cosigned": _text(self.latest(origin)), "submitted": _text(body)}
-        _write_whole(path, json.dumps(seen, indent=1).encode())
+        self._write(path, json.dumps(seen, indent=1).encode())
+
+    def _write(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, content)
 
     def _place(self, origin: str) -> Path:
         return self.folder / "checkpoints" / origin_hash(origin)
@@ -272,14 +277,3 @@ def _no(status: int, why: str) -> Answer:
 
 def _text(data: bytes | None) -> str | None:
     return None if data is None else data.decode()
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    fsync_folder(path.parent)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from psycopg.rows import TupleRow
 
 from commands.exports import CommitIndex, FailExport, SealExport
 from commands.outcome import Outcome
@@ -35,13 +34,12 @@ from infra.tasks import ended
 from infra.topic_index import IndexRoot
 from infra.verifier.topics import RULES
 from projections.exports import exports
+from streams.leading import Connection, lead
 from streams.reactions import asker
 from streams.reactor import Rows
 
 EXPORTS_LOCK: Final = 7_283_646
 IDLE_SECONDS: Final = 0.2
-RETRY_SECONDS: Final = 0.5
-STANDBY_SECONDS: Final = 1.0
 WATCH_SECONDS: Final = 0.5
 ATTEMPTS: Final = 3
 """How often a process that builds may die before its export is given up."""
@@ -50,7 +48,6 @@ _PROGRESS: Final = """
     ON CONFLICT (tenant, export_id) DO UPDATE SET phase = excluded.phase, done = excluded.done, total = excluded.total, at = now()
 """
 _log = logging.getLogger("aureus.exports")
-Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @dataclass(frozen=True)
@@ -86,22 +83,10 @@ class Exporter:
         """Those whose end the policies would not put on record: building them again would change nothing."""
 
     async def run(self) -> None:
-        """Waits to be the one, then writes packs; after a lost database or leadership it begins where it had come to."""
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-                    await self._lead(connection)
-            except (psycopg.OperationalError, LedgerUnavailable) as error:
-                _log.warning("the exports wait for the database: %s", error)
-            except Exception:  # noqa: BLE001 - said with its traceback, and tried again: somebody waits for the pack
-                _log.exception("the exports cannot go on")
-            await asyncio.sleep(RETRY_SECONDS)
+        """Waits to be the one, then writes packs."""
+        await lead(self._dsn, EXPORTS_LOCK, "exports", self._lead)
 
     async def _lead(self, connection: Connection) -> None:
-        row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (EXPORTS_LOCK,))).fetchone()
-        if row is None or not row[0]:
-            await asyncio.sleep(STANDBY_SECONDS)
-            return
         every_seconds = self._outside.settings.index_minutes * 60
         due = asyncio.get_running_loop().time() + every_seconds
         while True:

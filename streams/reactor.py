@@ -16,14 +16,13 @@ from commands.path import Ask, CommandPath
 from domain.kernel import Command, Event, Recorded, command_digest
 from domain.values import uuid7
 from infra.audit_trail import Trail, read_trail
-from infra.ledger import Ledger, LedgerUnavailable
+from infra.ledger import Ledger
 from infra.read_queries import ListQuery, Reads
 from projections.engine import ReadTable
+from streams.leading import Connection, lead
 from streams.reactions import Reaction, Sweep, asker
 
 WINDOW_EVENTS: Final = 10_000
-RETRY_SECONDS: Final = 0.5
-STANDBY_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 0.2
 REACTIONS_LOCK: Final = 7_283_643
 _PAGE_ROWS: Final = 1_000
@@ -93,20 +92,9 @@ class Reactor:
 
     async def run(self) -> None:
         """Follows the ledger for ever; after a lost database or leadership it begins where it had come to."""
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-                    await self._lead(connection)
-            except (psycopg.OperationalError, LedgerUnavailable) as error:
-                _log.warning("the reactions wait for the database: %s", error)
-            except Exception:  # noqa: BLE001 - said with its traceback, and tried again: passing over it would lose it
-                _log.exception("the reactions cannot go on")
-            await asyncio.sleep(RETRY_SECONDS)
+        await lead(self._dsn, REACTIONS_LOCK, "reactions", self._lead)
 
-    async def _lead(self, connection: psycopg.AsyncConnection[TupleRow]) -> None:
-        if not await _value(connection, "SELECT pg_try_advisory_lock(%s)", REACTIONS_LOCK):
-            await asyncio.sleep(STANDBY_SECONDS)
-            return
+    async def _lead(self, connection: Connection) -> None:
         rows = await (await connection.execute("SELECT name, position FROM streams.positions")).fetchall()
         places = {name: position for name, position in rows if name in self._names}
         reached = min(places.values(), default=self._ledger.head.size)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from infra.embedded import EmbeddedPostgres
+from infra.keystore import FileKeystore
 from tests.support.minio import Minio
 from tests.support.opa import Opa
 from tests.support.softhsm import SoftHsm
@@ -100,6 +101,12 @@ def softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsm
     monkeypatch.setenv("SOFTHSM2_CONF", str(token.configuration))
     yield token
     token.let_go()
+
+
+@pytest.fixture
+def keystore(tmp_path: Path) -> FileKeystore:
+    """Fresh keys of a ledger that no other test has seen."""
+    return FileKeystore.open(tmp_path / "keys")
 
 
 @pytest.fixture

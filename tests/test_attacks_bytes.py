@@ -28,11 +28,6 @@ VECTORS: Final = json.loads((Path(__file__).parent / "data" / "ed25519-speccheck
 
 
 @pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
-@pytest.fixture
 async def ledger(database_url: str, keystore: FileKeystore) -> AsyncIterator[Ledger]:
     """Positions 1 to 3 are the founding keys, 4 and 5 two budgets."""
     opened = await open_ledger(database_url, keystore)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -27,11 +26,6 @@ pytestmark = pytest.mark.anyio
 LAST: Final = 5
 NEXT: Final = LAST + 1
 AT: Final = datetime(2026, 3, 3, 14, 0, tzinfo=UTC)
-
-
-@pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
 
 
 @pytest.fixture

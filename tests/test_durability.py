@@ -47,11 +47,6 @@ def server() -> Iterator[EmbeddedPostgres]:
             postgres.stop()
 
 
-@pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
 def kill(server: EmbeddedPostgres) -> None:
     """The whole database server, without a chance to tidy up."""
     process = psutil.Process(int((server.data_dir / "postmaster.pid").read_text().splitlines()[0]))

@@ -249,7 +249,7 @@ async def test_a_profile_says_what_is_shown_and_what_is_held_back(aureus: Aureus
     assert {field["state"] for field in disclosed(inside)} == {"open"}
 
     with psycopg.connect(aureus.services.dsn, autocommit=True) as connection:
-        connection.execute("UPDATE vault.disclosures SET sealed = overlay(sealed PLACING '\\x00' FROM 30)")
+        connection.execute("UPDATE vault.disclosures SET sealed = set_byte(sealed, 29, get_byte(sealed, 29) # 1)")
     await requested(aureus, "damaged", selection={"actors": ["usr-adm"]})
     failed = await ended(aureus, "damaged")
     assert (failed["status"], failed["failure_code"]) == ("failed", "vault_damaged")

@@ -36,11 +36,6 @@ ALLOW = 'package aureus\n\nimport rego.v1\n\nverdict := {"outcome": "allow", "re
 
 
 @pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
-@pytest.fixture
 async def both(database_url: str, tmp_path: Path, keystore: FileKeystore) -> AsyncIterator[list[Process]]:
     """Two processes on one ledger, in which Ana and Ben are registered."""
     async with policies(tmp_path / "policies", ALLOW) as engine, processes(database_url, keystore, engine, 2) as opened:

@@ -44,11 +44,6 @@ SMALL: Final = settings(
 )
 
 
-@pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
 # -- what must hold of any log
 
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -27,11 +26,6 @@ from tests.support.kernel import opened
 
 pytestmark = pytest.mark.anyio
 OPENED = BudgetOpened(budget_id="lake", label="Läke", currency="EUR", limit_minor=100)
-
-
-@pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
 
 
 @pytest.fixture(params=["memory", pytest.param("postgres", marks=pytest.mark.postgres15)])

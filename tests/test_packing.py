@@ -262,10 +262,13 @@ async def test_any_period_of_everything_is_complete_and_what_is_withheld_is_name
 
 TAMPERED = (
     ("UPDATE ledger.events SET body = body || ' ' WHERE position = 321", "ledger_tampered"),
-    ("UPDATE ledger.events SET signatures = overlay(signatures PLACING '\\x00' FROM 50) WHERE position = 321", "ledger_tampered"),
+    (
+        "UPDATE ledger.events SET signatures = set_byte(signatures, 49, get_byte(signatures, 49) # 1) WHERE position = 321",
+        "ledger_tampered",
+    ),
     ("DELETE FROM ledger.events WHERE position = 321", "ledger_tampered"),
     ("UPDATE ledger.events SET leaf = sha256(leaf) WHERE position = 701", "tiles_damaged"),
-    ("UPDATE ledger.tiles SET hashes = overlay(hashes PLACING '\\x00' FROM 50) WHERE level = 0 AND index = 1", "tiles_damaged"),
+    ("UPDATE ledger.tiles SET hashes = set_byte(hashes, 49, get_byte(hashes, 49) # 1) WHERE level = 0 AND index = 1", "tiles_damaged"),
 )
 
 

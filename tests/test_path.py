@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -37,11 +36,6 @@ pytestmark = pytest.mark.anyio
 LAKE = OpenBudget(budget_id="lake", label="Lake", currency="EUR", limit_minor=100)
 FRANCS = OpenBudget(budget_id="alp", label="Alp", currency="CHF", limit_minor=100)
 IN_FRANCS = ReserveFunds(budget_id="alp", amount_minor=60)
-
-
-@pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
-@pytest.fixture
 async def process(database_url: str, keystore: FileKeystore, tmp_path: Path) -> AsyncIterator[Process]:
     async with policies(tmp_path / "policies") as engine, processes(database_url, keystore, engine, 1) as (here,):
         yield here

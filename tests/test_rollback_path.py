@@ -55,11 +55,6 @@ verdict := {
 """
 
 
-@pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
 def registered(environment: Environment = Environment.STAGING, pipeline_id: str = P) -> RegisterPipeline:
     return RegisterPipeline(pipeline_id=pipeline_id, label="C", domain="sales", environment=environment)
 

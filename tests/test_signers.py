@@ -24,11 +24,6 @@ ROLES: tuple[KeyRole, ...] = ("service", "log")
 
 
 @pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
-@pytest.fixture
 async def ledger(database_url: str, keystore: FileKeystore) -> AsyncIterator[Ledger]:
     opened = await open_ledger(database_url, keystore)
     yield opened

@@ -29,11 +29,6 @@ TABLES: Final = ("events", "checkpoints", "requests")
 
 
 @pytest.fixture
-def keystore(tmp_path: Path) -> FileKeystore:
-    return FileKeystore.open(tmp_path / "keys")
-
-
-@pytest.fixture
 async def ledger(database_url: str, keystore: FileKeystore) -> AsyncIterator[Ledger]:
     """Positions 1 to 3 are the founding keys, 4 to 9 two budgets' streams, each event a commit of its own."""
     opened = await open_ledger(database_url, keystore)

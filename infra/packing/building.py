@@ -18,11 +18,12 @@ from typing import Final
 import orjson
 
 from infra.canonical import canonical
+from infra.durable import write_whole
 from infra.packing.choosing import Chosen, choose
 from infra.packing.disclosing import disclosures
 from infra.packing.manifest import counts, readme, statement
 from infra.packing.pack_file import PackFile
-from infra.packing.plan import BuildFailed, Plan, write_whole
+from infra.packing.plan import BuildFailed, Plan
 from infra.packing.reading import Connection, Positions, connected, copied, lines, within
 from infra.packing.tile_members import needed_tiles, write_tiles
 from infra.verifier.tree import HASH_BYTES, TILE_WIDTH, tile_path, tile_width

@@ -12,7 +12,8 @@ from typing import IO, Any, Final
 import orjson
 
 from domain.keys import KEY_STREAM, SYSTEM_TENANT
-from infra.packing.plan import BuildFailed, Plan, write_whole
+from infra.durable import write_whole
+from infra.packing.plan import BuildFailed, Plan
 from infra.packing.reading import Connection, Positions, copied
 from infra.verifier.topics import EMPTY_CHAIN, TopicFold, chain_step, topics_of_selection
 

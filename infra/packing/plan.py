@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 import orjson
 
 from domain.kernel import JsonObject
+from infra.durable import write_whole
 
 FILE: Final = "plan.json"
 
@@ -73,13 +73,3 @@ class Plan:
         except FileNotFoundError:
             return None
         return cls(**{**fields, "views": tuple(fields["views"])})
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, whenever the power goes."""
-    aside = path.with_suffix(".new")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -11,6 +11,7 @@ from typing import IO, Final
 
 from domain.ledger import EventSigner
 from infra.blobs import CHUNK_BYTES, SHA256, BlobMissing, BlobTampered, on_disk
+from infra.durable import sync_folder
 from infra.packing.building import PAYLOAD
 from infra.packing.manifest import NAME, sealed
 from infra.packing.pack_file import PACK, PackFile
@@ -53,7 +54,7 @@ class Shelf:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
         (folder / PACK).replace(self._path(sha256))
-        _synced(self._folder)
+        sync_folder(self._folder)
         return sha256, size, hashlib.sha256(content).hexdigest()
 
     def remove(self, sha256: str) -> None:
@@ -102,11 +103,3 @@ async def part(file: IO[bytes], first: int, last: int) -> AsyncIterator[bytes]:
         while left and (piece := await on_disk(file.read, min(CHUNK_BYTES, left))):
             left -= len(piece)
             yield piece
-
-
-def _synced(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
