@@ -8,7 +8,7 @@ CHECKED := $(PACKAGES) tests bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run servers test test-postgres check format bench tour verifier docs lock clean
+.PHONY: help install run kafka servers test test-slow test-postgres check format bench tour verifier docs lock clean
 
 help: ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,18 +23,25 @@ $(INSTALLED): requirements/tools.txt requirements/dev.txt pyproject.toml scripts
 run: install ## Start Aureus: its database, the API and the projections
 	@exec $(BIN)/aureus serve
 
-servers: ## Install or build what tests start besides PostgreSQL: Chromium, SoftHSM, OPA, MinIO, a verifier in Go
+kafka: ## Run a Kafka broker on 127.0.0.1:9092 until Ctrl-C, for AUREUS_STREAMS=kafka
+	@exec scripts/broker.sh
+
+servers: ## Install or build what tests start besides PostgreSQL: Chromium, SoftHSM, OPA, MinIO, Kafka, a verifier in Go
 	@command -v chromium >/dev/null || scripts/debian.sh chromium
 	@command -v softhsm2-util >/dev/null || scripts/debian.sh softhsm2
 	@scripts/opa.sh
 	@scripts/minio.sh
+	@scripts/kafka.sh
 	@scripts/thirdparty.sh
 
-test: install servers ## Run every test
-	@$(BIN)/python -m pytest $(ARGS)
+test: install servers ## Run every test but the slow ones
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: install servers ## Run the slow tests: what Kafka, the workers and PostgreSQL survive
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-postgres: install ## Run the tests that need a database on Debian's PostgreSQL, over TLS and with a password
-	@scripts/with-postgres.sh $(BIN)/python -m pytest -m postgres15 $(ARGS)
+	@scripts/with-postgres.sh $(BIN)/python -m pytest -m "postgres15 and not slow" $(ARGS)
 
 check: install ## Lint, format, types, layers and the tidiness of the tree
 	@$(BIN)/ruff check $(CHECKED)

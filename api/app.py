@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -13,12 +12,14 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api import audit, console, decisions, handbook, imports, proofs, rollback, system, verifier, witnesses
+from api import audit, console, decisions, feeds, handbook, imports, metrics, proofs, rollback, streams, system, verifier, witnesses
 from api.dispatch import FrontDoor
 from api.errors import EXPECTED, error_response
 from api.services import Services, open_services
 from domain.contexts import CONTEXTS
+from infra.measures import Requests
 from infra.settings import Settings
+from infra.version import aureus_version
 
 _DESCRIPTION: Final = """
 Every governance action becomes an immutable, signed event in an append-only ledger; what you read here is projected
@@ -32,19 +33,11 @@ _IDENTITIES: Final = {
 }
 
 
-def aureus_version() -> str:
-    """The installed version."""
-    try:
-        return version("aureus")
-    except PackageNotFoundError:
-        return "0.1.0"
-
-
 class _Aureus(FastAPI):
     """FastAPI behind the front door."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return FrontDoor(super().build_middleware_stack(), self.routes)
+        return FrontDoor(super().build_middleware_stack(), self.routes, self.state.requests)
 
     def openapi(self) -> dict[str, Any]:
         """FastAPI's description, and the two ways to say who one is; public routes need neither."""
@@ -78,15 +71,19 @@ def create_app(settings: Settings | None = None, *, run_projections: bool = True
             yield
 
     app = _Aureus(title="Aureus", version=aureus_version(), description=_DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.requests = Requests()
     for kind in (*EXPECTED, Exception):
         app.add_exception_handler(kind, _on_error)
     for module in (
         *(import_module(f"api.{context}") for context in CONTEXTS),
         audit,
         decisions,
+        feeds,
         imports,
+        metrics,
         proofs,
         rollback,
+        streams,
         system,
         verifier,
         witnesses,

@@ -9,6 +9,7 @@ from api.errors import ApiError
 from api.routing import ContextRouter, Reader, Reading
 from commands.approvals import (
     ApproveRequest,
+    CarryOutRequest,
     DelegateAuthority,
     EscalateRequest,
     ExpireRequest,
@@ -30,6 +31,7 @@ from projections.pipelines import pipelines
 
 router = ContextRouter(prefix="/v1", tags=["approvals"])
 router.command("/approvals", RequestApproval, status=201)
+router.command("/approvals/{approval_id}/carry-out", CarryOutRequest)
 router.command("/approvals/{approval_id}/approve", ApproveRequest)
 router.command("/approvals/{approval_id}/reject", RejectRequest)
 router.command("/approvals/{approval_id}/withdraw", WithdrawRequest)

@@ -24,8 +24,12 @@ from domain.actions import RequestSignature
 from domain.kernel import Asker, Command
 from domain.values import uuid7
 from infra.canonical import loads_strict, require_profile
+from infra.logs import errand
 from infra.request_signing import HEADER, PREPARE, parse
+from infra.tracing import correlation_of
 
+WHEN_APPROVED: Final = "Aureus-When-Approved"
+CARRY_OUT: Final = "carry-out"
 MAX_BODY_BYTES: Final = 1_048_576
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+=~-]{0,199}")
@@ -60,6 +64,7 @@ class CommandAnswer(BaseModel):
     action_digest: str | None = None
     policy_version: str | None = None
     required_evidence: list[str] | None = None
+    carry_out: bool | None = None
 
 
 async def read_body(receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
@@ -99,6 +104,11 @@ _HEADERS: Final = (
     ("if_match", "If-Match", "The version (ETag) the decision was made on."),
     ("reason", "Aureus-Reason", "Why; kept in the audit log."),
     ("approval", "Aureus-Approval", "The approval that covers exactly this command."),
+    (
+        "when_approved",
+        WHEN_APPROVED,
+        "`carry-out`: if it has to wait for an approval, Aureus carries it out on your behalf as soon as that is granted.",
+    ),
     ("evidence", "Aureus-Evidence", "SHA-256 of stored artifacts that belong to this action, separated by commas."),
     ("correlation", "X-Correlation-Id", "A UUID that ties this to what led to it."),
     ("signature", HEADER, "The actor's own signature over this command, from who has a key: keyid=, nonce=, at=, sig=."),
@@ -156,26 +166,29 @@ def fields_of(body: bytes) -> dict[str, Any]:
 
 def ask_of(command: Command, asker: Asker, headers: list[tuple[bytes, bytes]]) -> Ask:
     given = {name.decode(): value.decode("latin-1") for name, value in headers if name in _COMMAND_HEADERS}
+    on = errand()
     if not given:
-        return Ask(command, asker, uuid7(), now(), elapsed_us=stopwatch())
+        return Ask(command, asker, uuid7(), now(), correlation=on.correlation, elapsed_us=stopwatch())
     if PREPARE.lower() in given:
         raise Prepared(command)
     key, signature = _key(given.get("idempotency-key")), _signature(given.get(HEADER.lower()))
     if signature is not None and key not in {None, signature.nonce}:
         rule = "a signed request's is the nonce that was signed"
         raise _header_error("Idempotency-Key", rule, "Leave it out, or sign it as the nonce.")
+    on.correlation = _correlation(given.get("x-correlation-id")) or correlation_of(given.get("traceparent")) or on.correlation
     return Ask(
         command,
         asker,
         uuid7(),
         now(),
-        correlation=_correlation(given.get("x-correlation-id")),
+        correlation=on.correlation,
         if_match=_version(given.get("if-match")),
         idempotency_key=key,
         approval_id=_approval(given.get("aureus-approval")),
         reason=_reason(given.get("aureus-reason")),
         artifacts=_artifacts(given.get("aureus-evidence")),
         signature=signature,
+        carry_out=_carry_out(given.get(WHEN_APPROVED.lower())),
         elapsed_us=stopwatch(),
     )
 
@@ -186,7 +199,7 @@ def stopwatch() -> Callable[[], int]:
     return lambda: (time.perf_counter_ns() - started) // 1_000
 
 
-_COMMAND_HEADERS: Final = frozenset(alias.lower().encode() for _, alias, _ in _HEADERS)
+_COMMAND_HEADERS: Final = frozenset((b"traceparent", *(alias.lower().encode() for _, alias, _ in _HEADERS)))
 
 
 def _header_error(field: str, rule: str, remedy: str) -> ApiError:
@@ -226,6 +239,12 @@ def _approval(text: str | None) -> str | None:
     if text is not None and not _IDENTIFIER.fullmatch(text):
         raise _header_error("Aureus-Approval", "it is not an approval's id", "Send the approval_id of the answer that asked for one.")
     return text
+
+
+def _carry_out(text: str | None) -> bool:
+    if text not in (None, CARRY_OUT):
+        raise _header_error(WHEN_APPROVED, f"{text!r} is not {CARRY_OUT}", f"Send {CARRY_OUT}, or leave it out.")
+    return text is not None
 
 
 def _reason(text: str | None) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from domain.kernel import Asker, timestamp
 from domain.values import ActorKind, Role
+from infra.logs import errand
 from infra.read_queries import Reads
 from infra.tokens import TokenIssuer, TokenRefused
 from projections.access import actors, api_keys
@@ -90,8 +91,11 @@ class Authenticator:
         digest = hashlib.sha256(b"key " + shown if is_key else shown).digest()
         believed = self._believed.get(digest)
         if believed is not None and believed[0] > self._now():
-            return believed[1]
-        return await self._look(shown, digest, is_key=is_key)
+            asker = believed[1]
+        else:
+            asker = await self._look(shown, digest, is_key=is_key)
+        errand().actor = asker.actor
+        return asker
 
     def forget(self) -> None:
         """Believes nothing any more: the next request of everybody is looked at."""

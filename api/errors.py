@@ -91,6 +91,11 @@ def error_response(error: BaseException, request_id: str) -> Response:
         command = error.command
         seen = {"command": command.command_name, "inputs": command.intent(), "digest": command.digest()}
         return Response(orjson.dumps(seen), 200, {"x-request-id": request_id}, "application/json")
+    return body_response(known_error(error, request_id), request_id)
+
+
+def known_error(error: BaseException, request_id: str = "") -> ApiError:
+    """What is told of any exception; one that nobody expected is logged."""
     known = _known(error)
     if known is None:
         _log.error("request %s failed", request_id, exc_info=error)
@@ -100,7 +105,7 @@ def error_response(error: BaseException, request_id: str) -> Response:
             "Something failed inside Aureus; nothing was acknowledged.",
             remedy="Send it again with the same Idempotency-Key; if it persists, give the request id to the operator.",
         )
-    return body_response(known, request_id)
+    return known
 
 
 def body_response(error: ApiError, request_id: str) -> Response:

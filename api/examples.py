@@ -46,6 +46,7 @@ _APPROVALS: Final[dict[str, JsonObject]] = {
         "stream": f"dataset:{_DATASET}",
         "seen_version": 4,
     },
+    "approvals.carry_out_request": {"approval_id": "apr-7f3a"},
     "approvals.approve_request": {"approval_id": "apr-7f3a", "on_behalf_of": "usr-app", "comment": "Checked with finance"},
     "approvals.reject_request": {"approval_id": "apr-7f3a", "comment": "Finance still reads it"},
     "approvals.withdraw_request": {"approval_id": "apr-7f3a", "comment": "No longer needed"},
@@ -180,7 +181,23 @@ _KEYS: Final[dict[str, JsonObject]] = {
     },
     "keys.revoke_key": {"key_id": _KEY_ID, "reason": "The laptop it was on was stolen", "compromised_since": 4711},
 }
+_REACTIONS: Final[dict[str, JsonObject]] = {
+    "reactions.replay_dead_letter": {"letter_id": "5c1f0d3e9a7b4c2d8e6f1a0b9c8d7e6f"},
+    "reactions.discard_dead_letter": {"letter_id": "5c1f0d3e9a7b4c2d8e6f1a0b9c8d7e6f", "reason": "Released by hand"},
+}
 EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType(
-    {**_ACCESS, **_AGENTS, **_APPROVALS, **_BUDGETS, **_CATALOG, **_EXPORTS, **_KEYS, **_NOTIFICATIONS, **_PIPELINES, **_POLICIES}
+    {
+        **_ACCESS,
+        **_AGENTS,
+        **_APPROVALS,
+        **_BUDGETS,
+        **_CATALOG,
+        **_EXPORTS,
+        **_KEYS,
+        **_NOTIFICATIONS,
+        **_PIPELINES,
+        **_POLICIES,
+        **_REACTIONS,
+    }
 )
 """A command's fields, those in its path included, by the command's name."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+ABORT: Final = "aureus.abort"
+"""An extension of the ASGI scope: its `connection` can be aborted, where the other side takes nothing, not even an ending."""
 
 
 class WholeAnswers(HttpToolsProtocol):
@@ -15,6 +18,10 @@ class WholeAnswers(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(cast(asyncio.Transport, _Pairing(transport, self.loop)))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"connection": self.transport}}
 
 
 class _Pairing:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, Final, get_type_hints
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import create_model
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.asking import Answer, CommandAnswer, Complete, command_answer, command_endpoint
 from api.errors import ErrorBody, error_response
+from api.feeding import EventStream, Opening, open_talk
 from api.reading import Reader, Reading, require_role
 from api.services import Services
 from api.viewing import Own, list_answer, list_endpoint, row_answer, row_endpoint
@@ -30,6 +34,15 @@ __all__ = ["PUBLIC", "ContextRouter", "Own", "Reader", "Reading"]
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 PUBLIC: Final[frozenset[Role]] = frozenset()
 """The authorisation rule of the few routes that need no identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A list as it was declared: of which table, and who sees what of it."""
+
+    read: ReadTable[Any]
+    roles: frozenset[Role]
+    own: Own | None
 
 
 class ContextRouter(APIRouter):
@@ -70,10 +83,25 @@ class ContextRouter(APIRouter):
         page = create_model(f"{read.row.__name__}Page", items=(list[read.row], ...), next_cursor=(str | None, None), position=(int, ...))  # type: ignore[name-defined]
         summary = {"name": f"list_{read.name}", "summary": f"List {label}", "response_model": page, "responses": _ERRORS}
         self._declare(path, "GET", list_endpoint(read), list_answer(read, roles, own), roles, **summary)
+        self.routes[-1].view = View(read, roles, own)  # type: ignore[attr-defined]
         if row_id is None:
             return
         described = {"name": f"get_{read.name}", "summary": f"One of the {label} by id", "response_model": read.row, "responses": _ERRORS}
         self._declare(f"{path}/{{{row_id}}}", "GET", row_endpoint(row_id), row_answer(read, row_id, roles, stream, own), roles, **described)
+
+    def feed(self, path: str, endpoint: Callable[..., Any], opening: Opening, *, roles: frozenset[Role], **described: Any) -> None:
+        """GET a live feed as Server-Sent Events; on the same path it is had as a WebSocket."""
+
+        async def answer(services: Services, scope: Scope, _receive: Receive) -> Response:
+            async with AsyncExitStack() as stack:
+                talk = await open_talk(opening, services, scope, scope["headers"], stack)
+                return EventStream(talk, stack.pop_all(), scope["state"]["request_id"])
+            raise AssertionError("unreachable")
+
+        stream = {"description": "The feed", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        responses = {200: stream, 410: _error("Too long ago"), 429: _error("Too many feeds"), **_ERRORS}
+        self._declare(path, "GET", endpoint, answer, roles, response_class=Response, responses=responses, **described)
+        self.routes[-1].opening = opening  # type: ignore[attr-defined]
 
     def query(
         self, path: str, *, roles: frozenset[Role], methods: tuple[str, ...] = ("GET",), **options: Any
@@ -100,8 +128,12 @@ class ContextRouter(APIRouter):
         route.authorisation = roles  # type: ignore[attr-defined]
 
 
+def _error(description: str) -> dict[str, Any]:
+    return {"model": ErrorBody, "description": description}
+
+
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    code: {"model": ErrorBody, "description": description}
+    code: _error(description)
     for code, description in {
         401: "No valid identity",
         403: "Refused by role or policy",
@@ -135,9 +167,13 @@ class Declared:
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (await self.response(scope, receive))(scope, receive, send)
+
+    async def response(self, scope: Scope, receive: Receive) -> Response:
+        """The answer, before it is sent."""
         try:
             response = await self._answer(scope["app"].state.services, scope, receive)
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets the one error body
             response = error_response(error, scope["state"]["request_id"])
         response.raw_headers.append(NOSNIFF)
-        await response(scope, receive, send)
+        return response

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 import uvicorn
 import uvloop
@@ -18,11 +16,18 @@ import uvloop
 from api.app import create_app
 from api.protocol import WholeAnswers
 from api.services import Services, open_services
+from api.workers import chosen, follow, require_kafka, spare_the_collector, stopping, supervise
 from infra.adoption import ensure_policies
 from infra.demo import ensure_demo
+from infra.metrics_server import metrics_served
+from infra.observing import observed
 from infra.settings import Settings, SettingsError
+from streams.feeds import Feeds
 
 BACKLOG: Final = 2_048
+WEBSOCKET_MESSAGE_BYTES_MAX: Final = 4_096
+"""Of what a client sends, which is nothing: feeds only tell."""
+WEBSOCKET_PING_SECONDS: Final = 15.0
 _log = logging.getLogger("aureus")
 
 
@@ -42,8 +47,26 @@ def _bound(settings: Settings) -> socket.socket:
     return listener
 
 
+def websocket_protocol(**given: Any) -> asyncio.Protocol:
+    """uvicorn's WebSockets, loaded when the first is opened."""
+    from api.sockets import Sockets  # noqa: PLC0415
+
+    return Sockets(**given)
+
+
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handling: it ends the process by the signal before what was opened could be closed."""
+    """uvicorn without its signal handling: it ends the process by the signal before what was opened could be closed.
+
+    Feeds never end by themselves, so they are ended when the server is to stop.
+    """
+
+    def __init__(self, config: uvicorn.Config, feeds: Feeds) -> None:
+        super().__init__(config)
+        self._feeds = feeds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._feeds.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -58,9 +81,7 @@ def serve(settings: Settings, *, run_projections: bool = True, announce: Callabl
 
     Raises SettingsError before anything is started when it cannot.
     """
-    _log_to_stderr(settings)
-    listener = _bound(settings)
-    with listener:
+    with observed(settings, "aureus"), _bound(settings) as listener:
         uvicorn_run(_serve(settings, listener, run_projections, announce))
 
 
@@ -74,56 +95,53 @@ async def _serve(settings: Settings, listener: socket.socket, run_projections: b
         await ensure_policies(services)
         if settings.demo:
             await ensure_demo(services)
-        app = create_app(services=services)
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            http=WholeAnswers,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            backlog=BACKLOG,
-            lifespan="on",
-            server_header=False,
-            proxy_headers=False,  # nobody here asks for the caller's address, so no header may pretend to tell it
-        )
-        server = _Server(config)
+        server = server_of(services)
         listener.listen(BACKLOG)
-        _spare_the_collector()
+        spare_the_collector()
         # From here on connections are taken; the server answers them as soon as it turns to them.
         announce(services)
         await server.serve(sockets=[listener])
 
 
-def _spare_the_collector() -> None:
-    """Garbage is collected less often, and never sought in what stays for ever.
+def server_of(services: Services) -> uvicorn.Server:
+    """What answers requests with these services, not started yet."""
+    config = uvicorn.Config(
+        create_app(services=services),
+        loop="none",
+        http=WholeAnswers,
+        ws=websocket_protocol,  # type: ignore[arg-type]  # it is only called
+        ws_max_size=WEBSOCKET_MESSAGE_BYTES_MAX,
+        ws_ping_interval=WEBSOCKET_PING_SECONDS,
+        ws_per_message_deflate=False,  # each message goes to many, and would be compressed for each of them
+        log_config=None,
+        access_log=False,
+        backlog=BACKLOG,
+        lifespan="on",
+        server_header=False,
+        proxy_headers=False,  # nobody here asks for the caller's address, so no header may pretend to tell it
+    )
+    return _Server(config, services.feeds)
 
-    A command makes hundreds of objects and no cycles; by default it is interrupted by a search for them, and by one
-    through everything that was imported every few hundred commands (5% of its time, and its p99).
+
+def work(settings: Settings, names: Sequence[str] = (), processes: int = 1) -> int:
+    """Only moves the read models, those of these names or all: a worker beside API processes that do not.
+
+    Returns the exit code: not 0 when it ended by itself. Raises SettingsError, and UnknownEvent where this version knows no further.
     """
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def work(settings: Settings) -> None:
-    """Only moves the read models: a worker beside API processes that do not."""
-    _log_to_stderr(settings)
-    uvicorn_run(_work(settings))
+    require_kafka(settings, names, processes)
+    chosen(names)
+    with observed(settings, "aureus-worker"):
+        if settings.kafka is None:
+            uvicorn_run(_work(settings))
+        elif processes == 1:
+            uvicorn_run(follow(settings, names))
+        else:
+            return asyncio.run(supervise(names, processes, settings.observing.worker_metrics_port))
+    return 0
 
 
 async def _work(settings: Settings) -> None:
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    async with open_services(settings):
+    stop = stopping()
+    async with open_services(settings) as services, metrics_served(services.metrics, settings.observing.worker_metrics_port):
         _log.info("the read models follow the ledger")
-        with contextlib.suppress(asyncio.CancelledError):
-            await stop.wait()
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
-    )
-    if settings.log_level == "info":  # there is no log of what is asked of us, so none of what we ask of others
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        await stop.wait()

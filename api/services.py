@@ -20,6 +20,8 @@ from infra.blobs import BlobStore, LocalBlobs
 from infra.embedded import EmbeddedPostgres
 from infra.keystore import FileKeystore, verify
 from infra.ledger import Ledger
+from infra.measures import commands
+from infra.metrics import Metrics
 from infra.opa import OpaServer
 from infra.opening import open_ledger
 from infra.own_witness import OwnWitness
@@ -37,19 +39,23 @@ from infra.tasks import ended
 from infra.tiles import Tiles
 from infra.timestamps import Timestamping
 from infra.tokens import TokenIssuer
+from infra.tracing import traced
 from infra.verifier.notes import LOG, VerifierKey
 from infra.webhooks import HttpWebhooks, WebhookStore
 from infra.witnessing import FOLLOWER_SECONDS, ROUND_SECONDS, Witnessing
 from projections.engine import Projection
 from streams.exports import Exporter, Outside
+from streams.feeds import Feeds
+from streams.listening import brought_by_kafka
 from streams.notifications import Courier
+from streams.progress import Progress, watch
 from streams.reactions import reactions, sweeps
 from streams.reactor import Reactor, place_reactions
-from streams.runner import Runner
+from streams.sagas import sagas
+from streams.ways import follow_kafka, follow_ledger, relay_ledger
 
 READ_WAIT_SECONDS: Final = 5.0
 DEFAULT_POLICIES: Final = Path(__file__).parent.parent / "policies"
-_POLL_SECONDS: Final = 0.02
 
 
 def deciders() -> tuple[Decider[Any, Any, Any], ...]:
@@ -87,16 +93,14 @@ class Services:
     passwords: Passwords
     webhooks: WebhookStore
     authenticator: Authenticator
+    metrics: Metrics
     projections: tuple[Projection, ...]
-    runner: Runner | None
+    progress: Progress
+    feeds: Feeds
 
     async def wait_for(self, position: int) -> None:
         """Waits until the read models have reached a position; ApiError 503 when they take too long."""
-        if self.runner is not None:
-            reached = self.runner.position >= position or await self.runner.wait_for(position, READ_WAIT_SECONDS)
-        else:
-            reached = await self._poll_for(position)
-        if not reached:
+        if self.progress.position < position and not await self.progress.wait_for(position, READ_WAIT_SECONDS):
             raise ApiError(
                 503,
                 "read_models_behind",
@@ -105,14 +109,6 @@ class Services:
                 position=position,
                 remedy="Try again in a moment; `aureus projections status` shows whether one has stopped.",
             )
-
-    async def _poll_for(self, position: int) -> bool:
-        deadline = asyncio.get_running_loop().time() + READ_WAIT_SECONDS
-        while await self.reads.position() < position:
-            if asyncio.get_running_loop().time() > deadline:
-                return False
-            await asyncio.sleep(_POLL_SECONDS)
-        return True
 
 
 @asynccontextmanager
@@ -124,35 +120,32 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         blobs = await _open_blobs(settings, stack)
         ledger = await open_ledger(dsn, keystore, settings.origin)
         stack.push_async_callback(ledger.close)
-        tiles = await _open_tiles(dsn, ledger, stack, follow=run_projections)
+        # With Kafka the workers move read models and nothing else: what else goes on in the background is this process's.
+        background = run_projections or settings.kafka is not None
+        tiles = await _open_tiles(dsn, ledger, stack, follow=background)
         proofs = Proofs(tiles, ledger.store)
-        witnessing, timestamping = _open_anchors(settings, ledger, proofs, stack, follow=run_projections)
+        witnessing, timestamping = _open_anchors(settings, ledger, proofs, stack, follow=background)
         all_projections = projections()
-        await create_read_models(dsn, all_projections)
-        reads = Reads(dsn, all_projections)
-        await reads.open()
-        stack.push_async_callback(reads.close)
+        reads, progress = await _open_reads(dsn, all_projections, stack)
         policy = await _open_policies(settings, stack)
-        runner = None
         await witnessing.asked()  # before anything is written
-        if run_projections:
-            runner = Runner(ledger, dsn, all_projections)
-            stack.push_async_callback(ended, asyncio.create_task(runner.run(), name="projections"))
-        path = CommandPath(ledger, policy, deciders(), verify)
-        answering = reactions(CONTEXTS)
-        await place_reactions(dsn, answering, ledger.head.size)
-        if run_projections:
-            reactor = Reactor(ledger, dsn, path, reads, answering, sweeps(CONTEXTS))
-            stack.push_async_callback(ended, asyncio.create_task(reactor.run(), name="reactions"))
+        metrics = Metrics(dsn, (projection.name for projection in all_projections))
+        stack.push_async_callback(metrics.close)
+        await _move_read_models(settings, ledger, dsn, all_projections, progress, metrics, stack, moves=run_projections)
+        feeds = Feeds(ledger, reads, progress, all_projections, brought_by_kafka(settings.kafka))
+        stack.push_async_callback(feeds.close)
+        path = CommandPath(traced(ledger), policy, deciders(), verify)
+        await _react(ledger, dsn, path, reads, stack, react=background)
         shelf = Shelf(settings.exports_dir)
-        if run_projections:
+        if background:
             exporter = Exporter(ledger, dsn, path, reads, shelf, witnessing, Outside(settings, keystore.vault.seed))
             stack.push_async_callback(ended, asyncio.create_task(exporter.run(), name="exports"))
         passwords = Passwords(dsn)
         await passwords.open()
         stack.push_async_callback(passwords.close)
-        webhooks = await _open_webhooks(dsn, keystore, stack, deliver=run_projections)
+        webhooks = await _open_webhooks(dsn, keystore, stack, deliver=background)
         tokens = TokenIssuer(keystore.token, ledger.name)
+        metrics.add(ledger.readings, commands(path.ended), policy.measured.readings, witnessing.readings, feeds.readings)
         yield Services(
             settings=settings,
             dsn=dsn,
@@ -171,8 +164,10 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
             passwords=passwords,
             webhooks=webhooks,
             authenticator=Authenticator(tokens, lookup_in(reads)),
+            metrics=metrics,
             projections=all_projections,
-            runner=runner,
+            progress=progress,
+            feeds=feeds,
         )
 
 
@@ -181,6 +176,47 @@ async def _open_postgres(settings: Settings, stack: AsyncExitStack) -> str:
     dsn = await asyncio.to_thread(postgres.start)
     stack.push_async_callback(asyncio.to_thread, postgres.stop)
     return dsn
+
+
+async def _open_reads(dsn: str, all_projections: tuple[Projection, ...], stack: AsyncExitStack) -> tuple[Reads, Progress]:
+    await create_read_models(dsn, all_projections)
+    reads = Reads(dsn, all_projections)
+    await reads.open()
+    stack.push_async_callback(reads.close)
+    progress = Progress(reads)
+    stack.push_async_callback(ended, asyncio.create_task(watch(progress, dsn, reads), name="progress"))
+    return reads, progress
+
+
+async def _move_read_models(
+    settings: Settings,
+    ledger: Ledger,
+    dsn: str,
+    all_projections: tuple[Projection, ...],
+    progress: Progress,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    *,
+    moves: bool,
+) -> None:
+    """Straight from the ledger or through Kafka; unless it `moves` them itself, others do."""
+    if settings.kafka is not None:
+        relays = relay_ledger(settings.kafka, ledger, dsn, stack)
+        metrics.relays = [relay.name for relay in relays]
+        metrics.add(*(relay.readings for relay in relays))
+        if moves:
+            metrics.add((await follow_kafka(settings.kafka, ledger, dsn, all_projections, progress, stack)).readings)
+    elif moves:
+        follow_ledger(ledger, dsn, all_projections, progress, stack)
+
+
+async def _react(ledger: Ledger, dsn: str, path: CommandPath, reads: Reads, stack: AsyncExitStack, *, react: bool) -> None:
+    """Everybody gives new reactions their place; only one who reacts carries them out."""
+    answering, following = reactions(CONTEXTS), sagas(CONTEXTS)
+    await place_reactions(dsn, [*answering, *following], ledger.head.size)
+    if react:
+        reactor = Reactor(ledger, dsn, path, reads, answering, sweeps(CONTEXTS), following)
+        stack.push_async_callback(ended, asyncio.create_task(reactor.run(), name="reactions"))
 
 
 async def _open_tiles(dsn: str, ledger: Ledger, stack: AsyncExitStack, *, follow: bool) -> Tiles:

@@ -27,6 +27,7 @@ router = ContextRouter(tags=["ledger"])
 READERS: Final = PEOPLE
 VERIFIERS: Final = frozenset({Role.AUDITOR, Role.ADMIN})
 OPERATORS: Final = frozenset({Role.ADMIN})
+_STOPPED: Final = "SELECT name, stopped FROM projections.positions WHERE stopped IS NOT NULL"
 After = Annotated[int, Query(ge=0, description="Only events after this position.")]
 Limit = Annotated[int, Query(ge=1, le=5_000, description="At most this many.")]
 
@@ -68,7 +69,7 @@ async def ready(request: Request) -> Response:
     """Whether commands and reads would be answered now: the database, the policies, the read models."""
     services = request.app.state.services
     head = await services.ledger.refresh()
-    stopped = services.runner.stopped if services.runner else {}
+    stopped: dict[str, str] = dict(await services.reads.fetch(_STOPPED, ()))
     reached = await services.reads.position()
     if reached > head.size:
         # The ledger cannot shrink: somebody cut its end off, or restored it without its read models.

@@ -79,7 +79,8 @@ async def _reader(services: Services, scope: Scope, roles: frozenset[Role], para
     return await open_reader(services, asker, *(parameters[name][-1] if name in parameters else None for name in ("as_of", "at_least")))
 
 
-def _parameters(scope: Scope, allowed: frozenset[str]) -> dict[str, list[str]]:
+def query_parameters(scope: Scope, allowed: frozenset[str]) -> dict[str, list[str]]:
+    """What the query says, by name; ApiError 422 when it names something else than what is allowed."""
     found: dict[str, list[str]] = {}
     if not scope["query_string"]:
         return found
@@ -113,7 +114,7 @@ def list_answer(read: ReadTable[Any], roles: frozenset[Role], own: Own | None = 
     allowed = frozenset(read.filters) | _LIST_PARAMETERS
 
     async def answer(services: Services, scope: Scope, _receive: Receive) -> Response:
-        parameters = _parameters(scope, allowed)
+        parameters = query_parameters(scope, allowed)
         reader = await _reader(services, scope, roles, parameters)
         where = {name: parameters[name] for name in read.filters if name in parameters}
         asked = ListQuery(
@@ -138,7 +139,7 @@ def row_answer(
     label = read.name.replace("_", " ").removesuffix("s")
 
     async def answer(services: Services, scope: Scope, _receive: Receive) -> Response:
-        reader = await _reader(services, scope, roles, _parameters(scope, allowed))
+        reader = await _reader(services, scope, roles, query_parameters(scope, allowed))
         row_id = scope["path_params"][id_field]
         found = await reader.found(read, row_id, stream(row_id) if stream else None)
         if found is None or (own and not own.shows(reader.asker, orjson.loads(found.document))):

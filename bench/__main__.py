@@ -12,7 +12,23 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from bench import append, bulk, decision_replay, export, guard, over_http, policy, proofs, rebuild, start, verify
+from bench import (
+    append,
+    bulk,
+    decision_replay,
+    export,
+    feeds,
+    guard,
+    live,
+    over_http,
+    policy,
+    proofs,
+    rebuild,
+    relay,
+    start,
+    streams,
+    verify,
+)
 from bench.lab import ROUND_SECONDS, CannotMeasure, open_lab
 from bench.measure import ROUNDS, Figure, Row, Spread, measure
 
@@ -23,11 +39,15 @@ FIGURES: Final[tuple[Figure, ...]] = (
     *policy.FIGURES,
     *guard.FIGURES,
     *rebuild.FIGURES,
+    *relay.FIGURES,
+    *streams.FIGURES,
     *start.FIGURES,
     *decision_replay.FIGURES,
     *verify.FIGURES,
     *proofs.FIGURES,
     *export.FIGURES,
+    *live.FIGURES,
+    *feeds.FIGURES,
 )
 _WIDTH: Final = 120
 """Of the table where there is no terminal to fit it to."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +72,16 @@ async def found(home: Path, dsn: str) -> None:
 
 
 @contextmanager
-def serving(home: Path, dsn: str | None = None, ready: Callable[[int], bool] | None = None) -> Iterator[Server]:
-    """`aureus serve` on a home of its own; on `dsn`, or on its embedded PostgreSQL. Waits until `ready(port)`, or /readyz says so."""
+def serving(
+    home: Path, dsn: str | None = None, ready: Callable[[int], bool] | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """`aureus serve` on a home of its own; on `dsn`, or on its embedded PostgreSQL. Waits until `ready(port)`, or /readyz says so.
+
+    `settings` are further ones, by their names in the environment.
+    """
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL" and not name.startswith("AUREUS_")}
-    environment |= {"AUREUS_HOME": str(home), "AUREUS_PORT": str(port), "AUREUS_LOG_LEVEL": "warning"}
+    environment |= {"AUREUS_HOME": str(home), "AUREUS_PORT": str(port), "AUREUS_LOG_LEVEL": "warning", **(settings or {})}
     if dsn is not None:
         environment["DATABASE_URL"] = dsn
     log = home / "serve.log"

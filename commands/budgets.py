@@ -13,6 +13,7 @@ from domain.budgets import (
     BudgetFunded,
     BudgetId,
     BudgetOpened,
+    BudgetSettings,
     BudgetTree,
     FundsCommitted,
     FundsReleased,
@@ -38,7 +39,10 @@ PositiveMinor = Annotated[Minor, Field(gt=0)]
 
 
 class OpenBudget(Command, name="budgets.open_budget", roles=STEWARDS):
-    """Open a budget; `eu-lake.ingest` stands under `eu-lake`, which must be open already and of the same currency."""
+    """Open a budget; `eu-lake.ingest` stands under `eu-lake`, which must be open already and of the same currency.
+
+    Once `pause_agents_at_percent` of it are promised and spent, the agents that reserve on it or below it are stopped.
+    """
 
     budget_id: BudgetId
     label: Label
@@ -47,6 +51,7 @@ class OpenBudget(Command, name="budgets.open_budget", roles=STEWARDS):
     thresholds_percent: Annotated[tuple[Percent, ...], Field(max_length=10)] = (80, 100)
     starts_at: AwareDatetime | None = None
     ends_at: AwareDatetime | None = None
+    pause_agents_at_percent: Percent | None = None
 
 
 class FundBudget(Command, name="budgets.fund_budget", roles=STEWARDS):
@@ -79,13 +84,14 @@ class ReleaseFunds(Command, name="budgets.release_funds", roles=SPENDERS):
 
 
 class ChangeSettings(Command, name="budgets.change_settings", roles=STEWARDS):
-    """Change what a budget is called, when it warns and when it runs; what is left out stays as it is."""
+    """Change what a budget is called, when it warns, when it stops agents (0: never) and when it runs; the rest stays as it is."""
 
     budget_id: BudgetId
     label: Label | None = None
     thresholds_percent: Annotated[tuple[Percent, ...], Field(max_length=10)] | None = None
     starts_at: AwareDatetime | None = None
     ends_at: AwareDatetime | None = None
+    pause_agents_at_percent: Annotated[int, Field(ge=0, le=100)] | None = None
 
 
 class RollBackSettings(RollBack, Command, name="budgets.roll_back_settings", roles=STEWARDS):
@@ -169,11 +175,18 @@ def _open(tree: BudgetTree, command: OpenBudget) -> list[BudgetEvent]:
             remedy=f"Open it in {parent.currency}, or under a tree of its own.",
         )
     _require_period(command.starts_at, command.ends_at)
-    return [BudgetOpened(**command.model_dump())]
+    opened = BudgetOpened(**command.model_dump(exclude={"pause_agents_at_percent"}))
+    if command.pause_agents_at_percent is None:
+        return [opened]
+    # A setting that came later: what is signed of an opening stays as it always was.
+    settings = BudgetSettings(**command.model_dump(include=set(BudgetSettings.model_fields)))
+    return [opened, SettingsChanged(budget_id=command.budget_id, settings=settings)]
 
 
 def _change(budget: Budget, command: ChangeSettings) -> list[BudgetEvent]:
     stated = command.model_dump(exclude={"budget_id"}, exclude_none=True)
+    if command.pause_agents_at_percent == 0:
+        stated["pause_agents_at_percent"] = None
     settings = budget.settings.model_copy(update=stated)
     _require_period(settings.starts_at, settings.ends_at)
     return [SettingsChanged(budget_id=budget.budget_id, settings=settings)] if settings != budget.settings else []
@@ -241,7 +254,8 @@ def _money(minor: int, budget: Budget) -> Money:
 def _thresholds(path: list[Budget], amount_minor: int) -> Iterator[ThresholdReached]:
     for budget in path:
         used_minor = budget.used_minor + amount_minor
-        for percent in sorted(budget.settings.thresholds_percent):
+        pausing = budget.settings.pause_agents_at_percent
+        for percent in sorted({*budget.settings.thresholds_percent, *([pausing] if pausing else [])}):
             if percent not in budget.reached_percent and used_minor * 100 >= percent * budget.limit_minor:
                 yield ThresholdReached(
                     budget_id=budget.budget_id, threshold_percent=percent, used_minor=used_minor, limit_minor=budget.limit_minor

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from commands.approvals import APPROVALS, LONGEST_LIFETIME, RequestApproval, UseApproval
+from commands.carrying_out import require_possible
 from commands.outcome import Outcome, approval_json, results_json
 from commands.policy import Verdict
 from commands.sight import AnyDecider, Ask, Sight
@@ -97,7 +98,9 @@ class Deciding:
             facts = {"policy_version": sight.rulebook.version, "remedy": "Read what these policies say, or ask whoever owns them."}
             return self._blocked("policy_blocked", message, facts, denied=True)
         try:
-            if verdict.outcome == "require_approval" and ask.approval_id is None:
+            parks = verdict.outcome == "require_approval" and ask.approval_id is None
+            require_possible(ask, sight, signs=self._signed is not None, parks=parks)
+            if parks:
                 return self._parked(verdict)
             return self._allowed(verdict)
         except Refused as refusal:
@@ -201,6 +204,7 @@ class Deciding:
             approver_roles=verdict.approver_roles,
             quorum=verdict.quorum,
             expires_at=ask.at + min(timedelta(seconds=verdict.approval_ttl_seconds), LONGEST_LIFETIME),
+            carry_out=ask.carry_out or None,
         )
         requested = tuple(APPROVALS.decide(APPROVALS.initial, request, sight.asked))
         parked = ActionParked(
@@ -211,7 +215,7 @@ class Deciding:
             artifacts=sight.evidence.artifacts,
             required_evidence=verdict.required_evidence,
         )
-        outcome = self._outcome("requires_approval", approval=approval_json(parked))
+        outcome = self._outcome("requires_approval", approval=approval_json(parked, carry_out=ask.carry_out))
         key = (ask.by.tenant, APPROVALS.stream(request))
         return self._decision(outcome, parked, [(APPROVALS, key, Seen(0, APPROVALS.initial), requested)])
 
@@ -290,7 +294,8 @@ class Deciding:
 
 def request_digest(ask: Ask, digest: str) -> bytes:
     """An idempotency key stands for one command of one actor."""
-    return hashlib.sha256(f"{ask.by.actor}\n{digest}\n{ask.if_match}\n{ask.approval_id}".encode()).digest()
+    wanted = f"{ask.by.actor}\n{digest}\n{ask.if_match}\n{ask.approval_id}"
+    return hashlib.sha256((f"{wanted}\ncarry out" if ask.carry_out else wanted).encode()).digest()
 
 
 def _why(verdict: Verdict) -> str:

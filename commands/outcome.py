@@ -52,7 +52,7 @@ def results_json(results: tuple[PolicyResult, ...]) -> tuple[JsonObject, ...]:
     return tuple({"policy": result.policy, "outcome": result.outcome, "reason": result.reason} for result in results)
 
 
-def approval_json(parked: ActionParked) -> JsonObject:
+def approval_json(parked: ActionParked, *, carry_out: bool) -> JsonObject:
     return {
         "approval_id": parked.approval_id,
         "approver_roles": [role.value for role in parked.approver_roles],
@@ -60,4 +60,5 @@ def approval_json(parked: ActionParked) -> JsonObject:
         "action_digest": parked.intent.digest,
         "policy_version": parked.policy_version,
         "required_evidence": list(parked.required_evidence),
+        "carry_out": carry_out,
     }

@@ -8,7 +8,8 @@ what it changes, of the policies it was judged by, and of the agents on whose be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from commands.outcome import Outcome
 from commands.policy import PolicyPort
 from commands.sight import AnyDecider, Ask, Onlooker, Sight
 from commands.states import States, StreamKey
-from domain.kernel import JsonObject, SignatureCheck, command_digest, never_signed
+from domain.kernel import Command, JsonObject, SignatureCheck, command_digest, never_signed
 from domain.ledger import AlreadyAnswered, Conflict, LedgerPort, Receipt
 
 __all__ = ["Ask", "CommandPath", "KeyReused", "VersionMismatch"]
@@ -50,6 +51,9 @@ class CommandPath:
         self._ledger = ledger
         self._states = States(ledger)
         self._onlooker = Onlooker(ledger, self._states, policy, deciders, signed)
+        self.commands: Mapping[str, type[Command]] = self._onlooker.commands
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """(command, how it ended) -> how often; `failed` when there was no outcome."""
 
     async def handle(self, ask: Ask) -> Outcome:
         """The outcome, durable when it is returned; a repeated idempotency key gets the first answer again.
@@ -57,6 +61,15 @@ class CommandPath:
         Raises VersionMismatch, KeyReused, Conflict after several attempts, EventTooLarge, ProfileError,
         LedgerUnavailable. A refusal is an outcome, not an exception.
         """
+        ended = "failed"
+        try:
+            outcome = await self._carried_out(ask)
+            ended = outcome.outcome
+        finally:
+            self.ended[ask.command.command_name, ended] += 1
+        return outcome
+
+    async def _carried_out(self, ask: Ask) -> Outcome:
         if isinstance(ask.command, RequestApproval) and ask.command.command is not None:
             ask = replace(ask, command=await self._as_of_now(ask.by.tenant, ask.command))
         if ask.signature is not None:

@@ -48,6 +48,10 @@ class Ask:
     artifacts: tuple[str, ...] = ()
     signature: RequestSignature | None = None
     """The actor's own, over exactly this command."""
+    carry_out: bool = False
+    """If it has to wait for an approval: let Aureus carry it out when that is granted."""
+    bound_to: tuple[tuple[str, int], ...] = ()
+    """Streams that must still stand at these versions when it is written, beside all that the decision itself sees."""
     elapsed_us: Callable[[], int] = unmeasured
     """How long ago the request came in: the edge has the clock."""
 
@@ -81,6 +85,8 @@ class Sight:
     """The agent that was stopped: the asker, or one it was delegated by."""
     others: Mapping[StreamKey, Seen] = field(default_factory=dict)
     """What it relies on besides, each by its version."""
+    commands: Mapping[str, type[Command]] = field(default_factory=dict)
+    """Every command there is, by its name."""
 
     def question(self, ask: Ask) -> JsonObject:
         """What the policies are asked."""
@@ -110,6 +116,9 @@ class Onlooker:
         self._by_category = {decider.category: decider for decider in every}
         self._recent = _Recent()
 
+        self.commands = {command.command_name: command for command in self._by_command}
+        """Every command by its name."""
+
     def decider(self, command: Command) -> AnyDecider:
         return self._by_command[type(command)]
 
@@ -130,6 +139,7 @@ class Onlooker:
         ring = await self._states.load(KEYS, KEY_RING)
         others = {policies_key: policies, KEY_RING: ring}
         stopped = await self._stopped(ask.by, others) if ask.by.kind is ActorKind.AGENT else None
+        others |= {(tenant, stream): Seen(version, None) for stream, version in ask.bound_to}
         named = {stream: await self._other((tenant, stream), others) for stream in ask.command.relies_on()}
         past_version = ask.command.past_version()
         past = None if past_version is None else await self._past(decider, key, seen, past_version)
@@ -137,7 +147,7 @@ class Onlooker:
         evidence = NO_EVIDENCE if ask.approval_id is None and not ask.artifacts else await self._evidence(ask)
         recent = self._recent.count(ask.by, ask.at)
         asked = Asked(ask.by, ask.at, ask.action_id, past, named, seen.version, self._ledger.name, self._signed)
-        return Sight(decider, key, seen, rulebook, asked, evidence, recent, ring.state, stopped, others)
+        return Sight(decider, key, seen, rulebook, asked, evidence, recent, ring.state, stopped, others, self.commands)
 
     async def _other(self, key: StreamKey, others: dict[StreamKey, Seen]) -> Any:
         seen = await self._states.load(self._by_category[key[1].partition(":")[0]], key)

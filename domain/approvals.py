@@ -27,11 +27,12 @@ DELEGATIONS: Final = "authority:delegations"
 """The stream of a tenant's delegations."""
 
 
-class ApprovalRequested(Event, name="approvals.approval_requested", schema=2):
+class ApprovalRequested(Event, name="approvals.approval_requested", schema=3):
     """Somebody asked for consent to the action with this digest, under this policy version, until it expires.
 
     `seen_version` is that of the stream the action changes: it is consent to the change of that very thing. Without a
-    command it is consent to a thing known by its digest alone, and carries no command out.
+    command it is consent to a thing known by its digest alone, and carries no command out. With `carry_out`, Aureus carries the
+    command out on the requester's behalf once consent is given.
     """
 
     approval_id: Identifier
@@ -50,10 +51,12 @@ class ApprovalRequested(Event, name="approvals.approval_requested", schema=2):
     quorum: Quorum
     escalates_at: datetime | None = None
     expires_at: datetime
+    carry_out: bool | None = None
 
     @classmethod
     def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
-        """Schema 1 knew neither `seen_version` nor `escalates_at`: such a request is bound to no version and never escalates."""
+        """Schema 1 knew neither `seen_version` nor `escalates_at`: such a request is bound to no version and never escalates.
+        Before schema 3 nothing was carried out by itself."""
         return data
 
 
@@ -70,6 +73,12 @@ class ApproverAgreed(Event, name="approvals.approver_agreed", schema=2):
     def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
         """Schema 1 knew no delegation: everybody spoke for themselves."""
         return data
+
+
+class CarryOutRequested(Event, name="approvals.carry_out_requested"):
+    """The requester wants it carried out on their behalf, once consent is given or now that it is."""
+
+    approval_id: Identifier
 
 
 class ApprovalGranted(Event, name="approvals.approval_granted"):
@@ -131,6 +140,7 @@ class ApprovalUsed(Event, name="approvals.approval_used"):
 
 ApprovalEvent = (
     ApprovalRequested
+    | CarryOutRequested
     | ApproverAgreed
     | ApprovalGranted
     | ApprovalRejected
@@ -152,12 +162,15 @@ class Approval:
     heard: frozenset[str] = frozenset()
     """Everybody who agreed, and everybody for whom somebody agreed: each of them is one vote, and it is spent."""
     escalated_to: frozenset[Role] = frozenset()
+    carry_out: bool = False
 
 
 def evolve(approval: Approval, event: ApprovalEvent) -> Approval:
     match event:
         case ApprovalRequested():
-            return Approval(request=event)
+            return Approval(request=event, carry_out=bool(event.carry_out))
+        case CarryOutRequested():
+            return replace(approval, carry_out=True)
         case ApproverAgreed():
             agreed = {**approval.agreed, event.approver: frozenset(event.roles)}
             return replace(approval, agreed=agreed, heard=approval.heard | {event.approver, event.on_behalf_of or event.approver})

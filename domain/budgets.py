@@ -39,6 +39,8 @@ class BudgetSettings(BaseModel):
     thresholds_percent: tuple[int, ...] = ()
     starts_at: AwareDatetime | None = None
     ends_at: AwareDatetime | None = None
+    pause_agents_at_percent: int | None = None
+    """Of the limit promised and spent: from there on the agents that reserve here are stopped, and whoever opened it is told."""
 
 
 class BudgetOpened(Event, name="budgets.budget_opened"):
@@ -98,18 +100,28 @@ class ThresholdReached(Event, name="budgets.threshold_reached"):
     limit_minor: Minor
 
 
-class SettingsChanged(Event, name="budgets.settings_changed"):
+class SettingsChanged(Event, name="budgets.settings_changed", schema=2):
     """The budget's settings read like this from now on."""
 
     budget_id: BudgetId
     settings: BudgetSettings
 
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """Schema 1 knew no `pause_agents_at_percent`: no budget paused anybody."""
+        return data
 
-class SettingsRolledBack(RolledBack, Event, name="budgets.settings_rolled_back"):
+
+class SettingsRolledBack(RolledBack, Event, name="budgets.settings_rolled_back", schema=2):
     """The budget's settings are again those it had at an earlier version of its tree; its money is as it was."""
 
     budget_id: BudgetId
     snapshot: BudgetSettings
+
+    @classmethod
+    def upcast(cls, data: JsonObject, schema: int) -> JsonObject:
+        """Schema 1 knew no `pause_agents_at_percent`: no budget paused anybody."""
+        return data
 
 
 class BudgetClosed(Event, name="budgets.budget_closed"):
@@ -175,7 +187,8 @@ class BudgetTree:
 def evolve(tree: BudgetTree, event: BudgetEvent) -> BudgetTree:
     match event:
         case BudgetOpened():
-            settings = BudgetSettings(**event.model_dump(include=set(BudgetSettings.model_fields)))
+            stated = set(BudgetSettings.model_fields) & set(BudgetOpened.model_fields)
+            settings = BudgetSettings(**event.model_dump(include=stated))
             return _set(tree, Budget(event.budget_id, event.currency, event.limit_minor, settings))
         case BudgetFunded():
             budget = tree.budgets[event.budget_id]

@@ -18,4 +18,5 @@ CONTEXTS: Final = (
     "notifications",
     "pipelines",
     "policies",
+    "reactions",
 )

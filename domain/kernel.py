@@ -160,6 +160,18 @@ class Recorded(Generic[E_co]):
     def at_text(self) -> str:
         return timestamp(self.at)
 
+    @property
+    def id_text(self) -> str:
+        return str(self.id)
+
+    @property
+    def correlation_text(self) -> str:
+        return str(self.correlation)
+
+    @property
+    def causation_text(self) -> str | None:
+        return str(self.causation) if self.causation else None
+
 
 def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC with six digits: text order is time order."""
@@ -187,7 +199,8 @@ class Command(BaseModel):
     command_name: ClassVar[str] = ""
     roles: ClassVar[frozenset[Role]] = frozenset()
     restrains: ClassVar[bool] = False
-    """It only takes power away, like a stop: carried out even when the policies cannot answer, for a no would be the risk."""
+    """It only takes power away, like a stop, or puts on record what Aureus itself did: carried out even when the policies cannot
+    answer, for a no would be the risk."""
     personal: ClassVar[Mapping[str, Personal]] = types.MappingProxyType({})
 
     def __init_subclass__(cls, *, name: str, roles: frozenset[Role], **kwargs: Any) -> None:

@@ -178,6 +178,21 @@ class _Stored(Recorded[Event]):
         return text
 
     @property
+    def id_text(self) -> str:
+        text: str = self._member["id"]
+        return text
+
+    @property
+    def correlation_text(self) -> str:
+        text: str = self._member["correlation"]
+        return text
+
+    @property
+    def causation_text(self) -> str | None:
+        text: str | None = self._member["causation"]
+        return text
+
+    @property
     def correlation(self) -> UUID:
         return UUID(self._member["correlation"])
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Final
 
 from domain.kernel import Event, Recorded
 from domain.keys import KEY_STREAM, SYSTEM_TENANT, ring_of
 from domain.ledger import AlreadyAnswered, Append, Conflict, LedgerUnavailable, Receipt, StreamKey, StreamWrite
 from infra.envelope import recorded
+from infra.measures import Appends, Reading
 from infra.sealing import NO_EVENTS, Batch, Head, Prepared, Sealer, Signers, StreamHead
 from infra.store import HeadMoved, Store, StoredEvent, StreamTaken
 
@@ -67,10 +69,11 @@ class StreamHeads:
 class _Waiting:
     """An append and whoever waits for it."""
 
-    __slots__ = ("future", "prepared", "tries")
+    __slots__ = ("future", "prepared", "since", "tries")
 
     def __init__(self, prepared: Prepared, future: asyncio.Future[Receipt]) -> None:
         self.prepared, self.future, self.tries = prepared, future, 0
+        self.since = perf_counter()
 
     def settle(self, outcome: Receipt | BaseException) -> None:
         if isinstance(outcome, BaseException):
@@ -102,6 +105,7 @@ class Ledger:
         self.on_signers: list[Callable[[Signers], None]] = []
         """Called when other keys begin to sign."""
         self._keys_version = 0
+        self.measured = Appends()
 
     @property
     def name(self) -> str:
@@ -206,6 +210,7 @@ class Ledger:
             self._fail(group, error)
 
     def _fail(self, group: list[_Waiting], error: Exception) -> None:
+        self.measured.failed += len(group)
         for waiting in group:
             waiting.settle(error)
         group.clear()
@@ -225,6 +230,7 @@ class Ledger:
 
     async def _commit(self, batch: Batch, group: list[_Waiting]) -> list[_Waiting] | None:
         """Makes a batch durable and tells everybody: None. Otherwise those who must try again: nothing was written."""
+        began = perf_counter()
         try:
             if batch.after.size > batch.before.size:
                 await self.store.commit(batch)
@@ -238,6 +244,9 @@ class Ledger:
         if batch.signers is not self.sealer.signers:
             self._sign_with(batch.signers)
         self._streams.trim()
+        if batch.after.size > batch.before.size:
+            since = [waiting.since for waiting in group if not waiting.prepared.append.fate.lost]
+            self.measured.committed(batch.after.size - batch.before.size, began, perf_counter(), since)
         for waiting, outcome in zip(group, batch.receipts, strict=True):
             waiting.settle(outcome)
         for tell in self.on_commit:
@@ -313,6 +322,12 @@ class Ledger:
         for event in stored:
             _as_signed(event)
         return stored
+
+    def readings(self) -> Iterable[Reading]:
+        """What it has done, and how it stands, for a scraper."""
+        yield from self.measured.readings()
+        yield "aureus_append_queue", (), len(self._queue)
+        yield "aureus_ledger_refusing", (), int(self.refusal is not None)
 
     def appended(self) -> AsyncIterator[int]:
         return self.store.appended()

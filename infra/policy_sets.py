@@ -13,6 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from commands.policy import Verdict
 from domain.kernel import Asked, Asker, JsonObject
 from domain.policies import PolicyProposed, PolicySet, Rule, Scope
 from domain.values import ActorKind, Role
+from infra.measures import Verdicts
 from infra.policy import EVALUATION_TIMEOUT_S, PolicyEngine
 from infra.policy_answers import refusal
 from infra.policy_bundle import DATA_FILE, Bundle, BundleRefused, Problem
@@ -217,6 +219,7 @@ class GovernedPolicies:
     ) -> None:
         self.shipped = shipped_set(shipped)
         self._engine = engine or (lambda bundle: PolicyEngine(bundle, timeout_s=timeout_s))
+        self.measured = Verdicts("embedded" if engine is None else "opa")
         self._books: OrderedDict[str, _Book] = OrderedDict()
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -239,7 +242,7 @@ class GovernedPolicies:
         if book is not None:
             self._books.move_to_end(policies.digest)
             return book
-        book = self._books[policies.digest] = _Book(policies, self._engine)
+        book = self._books[policies.digest] = _Book(policies, self._engine, self.measured)
         if len(self._books) > ENGINES_KEPT:
             self._end(self._books.popitem(last=False)[1].end())
         return book
@@ -253,8 +256,8 @@ class GovernedPolicies:
 class _Book:
     """A Rulebook: the policies of one set. Its engine is started by the first question, once, whoever else asks meanwhile."""
 
-    def __init__(self, policies: PolicySet, engine_of: Callable[[Bundle], Engine]) -> None:
-        self._engine_of = engine_of
+    def __init__(self, policies: PolicySet, engine_of: Callable[[Bundle], Engine], measured: Verdicts) -> None:
+        self._engine_of, self._measured = engine_of, measured
         self._engine: asyncio.Task[Engine] | None = None
         self._asking = 0
         self._ended = False
@@ -268,14 +271,17 @@ class _Book:
     async def check(self, question: JsonObject) -> Verdict:
         """The verdict; where no engine starts, every question is refused."""
         self._asking += 1
+        began = perf_counter()
         try:
-            return await (await self.start()).check(question)
+            verdict = await (await self.start()).check(question)
         except (BundleRefused, OSError):
-            return refusal("unavailable")
+            verdict = refusal("unavailable")
         finally:
             self._asking -= 1
             if self._ended and not self._asking:
                 await self.shut()
+        self._measured.add(perf_counter() - began, unanswered=verdict.unanswered)
+        return verdict
 
     async def start(self) -> Engine:
         """The running engine; raises BundleRefused or OSError, now and for a while, when it does not start."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,35 +10,19 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.rows import TupleRow
 
+from infra.binary_arrays import ARRAY_OF, BIGINT, BYTEA, INT8, TEXT, array, bigints, texts
 from infra.sealing import Batch
 
 STATEMENT: Final = b"aureus_append"
 _SQL: Final = b"SELECT ledger.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
-_INT8, _BYTEA, _TEXT, _TIMESTAMPTZ = 20, 17, 25, 1184
-_INT8_ARRAY, _BYTEA_ARRAY, _TEXT_ARRAY = 1016, 1001, 1009
+_TIMESTAMPTZ: Final = 1184
 _TYPES: Final = (
-    *(_INT8, _BYTEA, _INT8, _BYTEA, _BYTEA, _BYTEA, _TIMESTAMPTZ),
-    *(_TEXT_ARRAY, _TEXT_ARRAY, _INT8_ARRAY, _TEXT_ARRAY, _BYTEA_ARRAY, _BYTEA_ARRAY, _BYTEA_ARRAY),
+    *(INT8, BYTEA, INT8, BYTEA, BYTEA, BYTEA, _TIMESTAMPTZ),
+    *(ARRAY_OF[oid] for oid in (TEXT, TEXT, INT8, TEXT, BYTEA, BYTEA, BYTEA)),
 )
 _BINARY: Final = [pq.Format.BINARY] * len(_TYPES)
-_LENGTH: Final = struct.Struct("!i").pack
-_BIGINT: Final = struct.Struct("!q").pack
-_HEADER: Final = struct.Struct("!iiIii").pack
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 Connection = psycopg.AsyncConnection[TupleRow]
-
-
-def _array(oid: int, items: Sequence[bytes]) -> bytes:
-    """A one-dimensional array without NULLs in PostgreSQL's binary format."""
-    parts = [_HEADER(1, 0, oid, len(items), 1)]
-    for item in items:
-        parts.append(_LENGTH(len(item)))
-        parts.append(item)
-    return b"".join(parts)
-
-
-def _texts(items: Sequence[str]) -> bytes:
-    return _array(_TEXT, [item.encode() for item in items])
 
 
 def _microseconds(moment: datetime) -> int:
@@ -52,20 +34,20 @@ def parameters(batch: Batch) -> list[bytes]:
     """The arguments of ledger.append, in its order."""
     events = batch.events
     return [
-        _BIGINT(batch.before.size),
+        BIGINT(batch.before.size),
         batch.before.root,
-        _BIGINT(batch.after.size),
+        BIGINT(batch.after.size),
         batch.after.root,
         batch.after.frontier.dump(),
         batch.after.note,
-        _BIGINT(_microseconds(batch.after.at)),
-        _texts(events.tenants),
-        _texts(events.streams),
-        _array(_INT8, [_BIGINT(version) for version in events.versions]),
-        _texts(events.types),
-        _array(_BYTEA, events.bodies),
-        _array(_BYTEA, events.signatures),
-        _array(_BYTEA, events.leaves),
+        BIGINT(_microseconds(batch.after.at)),
+        texts(events.tenants),
+        texts(events.streams),
+        bigints(events.versions),
+        texts(events.types),
+        array(BYTEA, events.bodies),
+        array(BYTEA, events.signatures),
+        array(BYTEA, events.leaves),
     ]
 
 

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 
 from infra.build import Build, TableBuild, build
 from infra.envelope import recorded
-from infra.read_models import Progress, load_open, write_changes
+from infra.read_models import Progress, close_gate, load_open, partitions_ahead, taken, write_changes
 from infra.read_tables import LIVE, SHADOW, create_table, index_statements, schema_name
 from projections.engine import OPEN, Folding, Open, Projection, touched, unread_events
 
@@ -246,20 +246,22 @@ async def _both_digests(dsn: str, projection: Projection, position: int, progres
 
 async def _swap(connection: Connection, projection: Projection, schema: str, built_until: int) -> None:
     """Catches the build up with the live tables while those are held still, then gives it their name."""
-    live = schema_name(projection.name, LIVE)
+    live, name = schema_name(projection.name, LIVE), [projection.name]
     async with connection.transaction():
-        # The same row lock the live projection takes for each batch: it waits, for as long as the last few events take.
-        query = "SELECT position FROM projections.positions WHERE name = %s FOR UPDATE"
-        row = await (await connection.execute(query, (projection.name,))).fetchone()
+        # The gate that whoever moves the live projection passes for each batch: they wait while the last few events are caught up with.
+        await close_gate(connection, name)
+        row = await (await connection.execute("SELECT position FROM projections.positions WHERE name = ANY(%s)", (name,))).fetchone()
         until = int(row[0]) if row else 0
-        for after in range(built_until, until, CATCH_UP_EVENTS):
-            stored = await (await connection.execute(_EVENTS, (after, min(after + CATCH_UP_EVENTS, until)), binary=True)).fetchall()
-            batch = [recorded(position, body, leaf) for position, body, leaf in stored]
+        of, ahead = await partitions_ahead(connection, projection.name)
+        for after in range(built_until, max([until, *ahead.values()]), CATCH_UP_EVENTS):
+            stored = await (await connection.execute(_EVENTS, (after, after + CATCH_UP_EVENTS), binary=True)).fetchall()
+            batch = [event for each in stored if taken(event := recorded(*each), until, of, ahead)]
             rows: Open = await load_open(connection, projection, schema, touched(projection, batch))
             folding = Folding(projection, rows)
             folding.fold(batch)
-            await write_changes(connection, schema, folding, batch[0].position)
+            await write_changes(connection, schema, folding, {event.position for event in batch})
         await _execute(connection, f"DROP SCHEMA {live} CASCADE", f"ALTER SCHEMA {schema} RENAME TO {live}")
         await connection.execute(
-            "UPDATE projections.positions SET version = %s, stopped = NULL WHERE name = %s", (projection.version, projection.name)
+            "UPDATE projections.positions SET version = %s, stopped = NULL, swaps = swaps + 1 WHERE name = %s",
+            (projection.version, projection.name),
         )

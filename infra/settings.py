@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from infra.kafka_settings import KafkaPlace, kafka_place
+from infra.observing_settings import Observing, observing
+from infra.settings_error import SettingsError
 from infra.verifier.notes import WITNESS, BadNote, VerifierKey
 
+__all__ = ["KafkaPlace", "S3Place", "Settings", "SettingsError", "TimestampPlace", "TokenPlace", "WitnessPlace", "private_folder"]
+
+STREAMS: Final = ("inprocess", "kafka")
 LOG_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/=~-]{0,199}")
 _SHARED_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -22,16 +28,6 @@ _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _TOKEN_ROLES: Final = ("root", "log", "service")
 _SHARED: Final = stat.S_IRWXG | stat.S_IRWXO
-
-
-class SettingsError(Exception):
-    """Aureus cannot start as it is set up: the setting at fault, the rule it breaks, and what would help."""
-
-    def __init__(self, field: str, rule: str, remedy: str) -> None:
-        super().__init__(f"{field}: {rule} {remedy}")
-        self.field = field
-        self.rule = rule
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,10 @@ class Settings:
     token_place: TokenPlace | None = None
     """Where the ledger's own keys are instead of in files; None leaves them all in `keys_dir`."""
 
+    kafka: KafkaPlace | None = None
+    """The broker through which the read models follow the ledger; None lets this process move them itself."""
+    observing: Observing = field(default_factory=Observing)
+    """Who may read its metrics, how it logs, and where its spans go."""
     index_minutes: int = 60
     """How often the index of topics is committed, when something new has happened; an export commits it besides."""
 
@@ -133,6 +133,8 @@ class Settings:
             witnesses_required=_witnesses_required(given("AUREUS_WITNESSES_REQUIRED"), witnesses),
             timestamps=_timestamps(given("AUREUS_TSA_URL"), given("AUREUS_TSA_CERTIFICATES"), given("AUREUS_TSA_INTERVAL_SECONDS")),
             token_place=_token_place(given),
+            kafka=kafka_place(given) if _streams(given("AUREUS_STREAMS")) == "kafka" else None,
+            observing=observing(given, environment),
             index_minutes=_minutes("AUREUS_INDEX_MINUTES", given("AUREUS_INDEX_MINUTES"), cls.index_minutes),
         )
 
@@ -245,6 +247,13 @@ def _switch(field: str, text: str | None, *, default: bool) -> bool:
     if text.lower() not in {"on", "off"}:
         raise SettingsError(field, f"{text!r} is neither on nor off.", "Write on or off, or unset it.")
     return text.lower() == "on"
+
+
+def _streams(text: str | None) -> str:
+    streams = text or "inprocess"
+    if streams not in STREAMS:
+        raise SettingsError("AUREUS_STREAMS", f"{streams[:20]!r} is no way for events to travel.", f"Write {' or '.join(STREAMS)}.")
+    return streams
 
 
 def _log_level(text: str | None) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from typing import Final
 
 from domain.ledger import LedgerUnavailable
 from infra.ledger import Ledger
+from infra.measures import Reading
 from infra.proofs import Proofs
 from infra.sealing import Head
 from infra.settings import WitnessPlace
@@ -121,6 +123,15 @@ class Witnessing:
     async def witnessed(self) -> int:
         """Size of the latest checkpoint that enough witnesses cosigned; 0 when there is none."""
         return await self._ledger.store.latest_cosigned([witness_id(member.key) for member in self.members], self.required)
+
+    def readings(self) -> Iterable[Reading]:
+        """How far the witnesses are behind, for a scraper."""
+        for member in self.members:
+            lag_events = max(self._ledger.head.size - member.size, 0)
+            since = (self._clock() - member.at).total_seconds() if member.at else inf
+            yield "aureus_witness_lag_events", (member.key.name,), lag_events
+            yield "aureus_witness_lag_seconds", (member.key.name,), since if lag_events else 0
+            yield "aureus_witness_contradicts", (member.key.name,), int(member.contradiction is not None)
 
     # -- rounds
 

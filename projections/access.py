@@ -1,10 +1,8 @@
 """Who may act, in which roles, and with which keys: what authentication looks at on every request."""
 
-from dataclasses import replace
-
 from domain.access import ActorRegistered, ActorReinstated, ActorSuspended, ApiKeyIssued, ApiKeyRevoked, RolesChanged
 from domain.kernel import Recorded, timestamp
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -107,4 +105,4 @@ def revoked(row: ApiKeyRow, recorded: Recorded[ApiKeyRevoked], _key_id: str) -> 
     return replace(row, status="revoked", revoked_at=recorded.at_text)
 
 
-PROJECTION = Projection("access", (actors, api_keys))
+PROJECTION = Projection("access", (actors, api_keys), ordering="stream")

@@ -1,10 +1,8 @@
 """Agents as people read them: who answers for each, who it acts for, whether it was stopped - and the tool calls they were allowed."""
 
-from dataclasses import replace
-
 from domain.agents import ActionRequested, AgentDelegated, AgentRegistered, AgentResumed, AgentStopped, DelegationRevoked
 from domain.kernel import JsonObject, Recorded
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -112,7 +110,7 @@ def stopped(row: AgentRow | None, recorded: Recorded[AgentStopped], agent_id: st
         "reason": recorded.event.reason,
         "at": recorded.at_text,
         "position": recorded.position,
-        "event_id": str(recorded.id),
+        "event_id": recorded.id_text,
         "leaf": recorded.leaf.hex(),
     }
     known = row or _unregistered(agent_id, recorded.at_text)
@@ -139,4 +137,4 @@ def requested(_row: None, recorded: Recorded[ActionRequested], tool_action_id: s
     )
 
 
-PROJECTION = Projection("agents", (agents, tool_actions))
+PROJECTION = Projection("agents", (agents, tool_actions), ordering="stream")

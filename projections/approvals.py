@@ -1,7 +1,5 @@
 """Approvals as people read them: what is asked, by whom, who decided what and why, what became of it, and who decides for whom."""
 
-from dataclasses import replace
-
 from domain.actions import ActionParked
 from domain.approvals import (
     ApprovalEscalated,
@@ -15,9 +13,10 @@ from domain.approvals import (
     ApproverAgreed,
     AuthorityDelegated,
     AuthorityRevoked,
+    CarryOutRequested,
 )
 from domain.kernel import JsonObject, Recorded, timestamp
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -27,6 +26,7 @@ class ApprovalRow:
     `decisions` are `{approver, on_behalf_of, decision: agreed|rejected, roles, comment, at}`. `evidence` is the pack of the
     action `evidence_action_id` that asked for it: the parked action itself, whose `policy_results` say why it was parked,
     or the request that was made by hand. `seen_version` is that of `stream`: once it has moved, this approval covers nothing.
+    With `carry_out` Aureus carries the command out on the requester's behalf once it is approved.
     """
 
     approval_id: str
@@ -54,6 +54,7 @@ class ApprovalRow:
     escalates_at: str | None
     escalated_at: str | None
     expires_at: str
+    carry_out: bool
     withdrawal_comment: str | None
     void_reason: str | None
     used_by_action: str | None
@@ -127,6 +128,7 @@ def requested(_row: None, recorded: Recorded[ApprovalRequested], approval_id: st
         escalates_at=timestamp(event.escalates_at) if event.escalates_at else None,
         escalated_at=None,
         expires_at=timestamp(event.expires_at),
+        carry_out=bool(event.carry_out),
         withdrawal_comment=None,
         void_reason=None,
         used_by_action=None,
@@ -161,6 +163,11 @@ def _decision(recorded: Recorded[ApproverAgreed | ApprovalRejected], decision: s
 def agreed(row: ApprovalRow, recorded: Recorded[ApproverAgreed], _approval_id: str) -> ApprovalRow:
     decisions = [*row.decisions, _decision(recorded, "agreed")]
     return replace(row, agreed_count=row.agreed_count + 1, decisions=decisions, changed_at=recorded.at_text)
+
+
+@approvals.on(CarryOutRequested)
+def to_be_carried_out(row: ApprovalRow, recorded: Recorded[CarryOutRequested], _approval_id: str) -> ApprovalRow:
+    return replace(row, carry_out=True, changed_at=recorded.at_text)
 
 
 @approvals.on(ApprovalGranted)
@@ -230,4 +237,4 @@ def revoked(row: DelegationRow, recorded: Recorded[AuthorityRevoked], _delegatio
     return replace(row, status="revoked", revoked_by=recorded.actor, revoked_at=recorded.at_text, revocation_comment=comment)
 
 
-PROJECTION = Projection("approvals", (approvals, delegations))
+PROJECTION = Projection("approvals", (approvals, delegations), version=2)

@@ -1,7 +1,5 @@
 """Budgets as people read them: limit, reserved, spent and available, at every level, and the open reservations."""
 
-from dataclasses import replace
-
 from domain.budgets import (
     BudgetClosed,
     BudgetFunded,
@@ -16,7 +14,7 @@ from domain.budgets import (
     root_of,
 )
 from domain.kernel import Recorded, timestamp
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -36,6 +34,7 @@ class BudgetRow:
     reached_percent: list[int]
     starts_at: str | None
     ends_at: str | None
+    pause_agents_at_percent: int | None
     status: str
     opened_by: str
     opened_at: str
@@ -114,6 +113,7 @@ def opened(_row: None, recorded: Recorded[BudgetOpened], budget_id: str) -> Budg
         reached_percent=[],
         starts_at=timestamp(event.starts_at) if event.starts_at else None,
         ends_at=timestamp(event.ends_at) if event.ends_at else None,
+        pause_agents_at_percent=None,
         status="open",
         opened_by=recorded.actor,
         opened_at=recorded.at_text,
@@ -159,6 +159,7 @@ def set_anew(row: BudgetRow, recorded: Recorded[SettingsChanged | SettingsRolled
         thresholds_percent=list(settings.thresholds_percent),
         starts_at=timestamp(settings.starts_at) if settings.starts_at else None,
         ends_at=timestamp(settings.ends_at) if settings.ends_at else None,
+        pause_agents_at_percent=settings.pause_agents_at_percent,
         changed_at=recorded.at_text,
     )
 
@@ -194,4 +195,4 @@ def given_back(row: ReservationRow, recorded: Recorded[FundsReleased], _reservat
     return replace(row, status="released", settled_at=recorded.at_text)
 
 
-PROJECTION = Projection("budgets", (budgets, reservations))
+PROJECTION = Projection("budgets", (budgets, reservations), version=2)

@@ -1,7 +1,6 @@
 """The catalog as people read it: datasets, every version of their schemas, lineage, usage, and the glossary with its links."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from pydantic import BaseModel
@@ -31,7 +30,7 @@ from domain.catalog import (
 )
 from domain.kernel import JsonObject, Recorded, timestamp
 from domain.values import duration_seconds
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -396,7 +395,7 @@ def term_links_restored(row: TermLinkRow | None, recorded: Recorded[DatasetRolle
     return None
 
 
-PROJECTION = Projection("catalog", (datasets, dataset_schemas, lineage, usage, terms, term_links))
+PROJECTION = Projection("catalog", (datasets, dataset_schemas, lineage, usage, terms, term_links), ordering="stream")
 
 
 class Freshness(BaseModel):

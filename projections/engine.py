@@ -7,9 +7,9 @@ memory up to any position. Whoever runs it loads the rows a batch touches, folds
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Final, Generic, NamedTuple, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, dataclass_transform
 
 from domain.kernel import EVENTS, Event, Recorded
 
@@ -26,7 +26,33 @@ RowKey = tuple[str, str, str]
 @dataclass_transform(frozen_default=True)
 def read_row(row: type[R]) -> type[R]:
     """A dataclass of JSON values that the type checker keeps frozen: at run time that would be half of the work of a fold."""
-    return dataclass(slots=True)(row)
+    made = dataclass(slots=True)(row)
+    _REPLACE[made] = _replacer(made)
+    return made
+
+
+_REPLACE: Final[dict[type, Callable[..., Any]]] = {}
+_KEPT: Final = object()
+
+
+def _replacer(row: type[Any]) -> Callable[..., Any]:
+    """What `dataclasses.replace` does for this class, without looking its fields up each time: four times as quick."""
+    names = [each.name for each in fields(row)]
+    parameters = ", ".join(f"{name}=_KEPT" for name in names)
+    values = ", ".join(f"_before.{name} if {name} is _KEPT else {name}" for name in names)
+    made: dict[str, Any] = {"_KEPT": _KEPT, "_Row": row}
+    exec(f"def replacer(_before, *, {parameters}): return _Row({values})", made)  # noqa: S102 - of the names of our own fields
+    replacer: Callable[..., Any] = made["replacer"]
+    return replacer
+
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # noqa: PLC0414 - told on to the projections
+else:
+
+    def replace(row: R, **changes: Any) -> R:
+        """The row with some of its fields changed."""
+        return _REPLACE[type(row)](row, **changes)
 
 
 class ProjectionError(Exception):
@@ -78,6 +104,9 @@ class Projection:
     name: str
     tables: tuple[ReadTable[Any], ...]
     version: int = 1
+    ordering: Literal["stream", "total"] = "total"
+    """`stream`: every row is made by the events of one stream, so workers may share the streams out among themselves.
+    `total`: some row is made by several streams, and is right only if their events come in the order of the ledger."""
 
     @cached_property
     def folds(self) -> dict[type[Event], list[tuple[str, Keys, Fold]]]:

@@ -196,13 +196,13 @@ def audited(_row: None, recorded: Recorded[ActionEvent], action_id: str) -> Acti
         approval_id=ending.approval_id,
         policy_version=event.policy_version,
         action_digest=intent.digest,
-        correlation=str(recorded.correlation),
-        causation=str(recorded.causation) if recorded.causation else None,
+        correlation=recorded.correlation_text,
+        causation=recorded.causation_text,
         guard=[{"state": state, "after_us": after_us} for state, after_us in event.guard],
         snapshot=ending.snapshot,
         artifacts=list(event.artifacts),
         signature={
-            "event_id": str(recorded.id),
+            "event_id": recorded.id_text,
             "stream": recorded.stream,
             "version": recorded.version,
             "position": recorded.position,
@@ -266,4 +266,4 @@ def pack_sealed(_row: None, recorded: Recorded[PackSealed], action_id: str) -> S
     )
 
 
-PROJECTION = Projection("evidence", (actions, artifacts, packs))
+PROJECTION = Projection("evidence", (actions, artifacts, packs), ordering="stream")

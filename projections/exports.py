@@ -1,11 +1,10 @@
 """Exports as people read them: what was asked for, for whom, what became of it and who fetched it; and the profiles of recipients."""
 
-from dataclasses import replace
 from typing import Any
 
 from domain.exports import ExportCancelled, ExportFailed, ExportRequested, ExportSealed, PackDownloaded, ProfileDefined
 from domain.kernel import Recorded
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -135,4 +134,4 @@ def profile_defined(_row: ExportProfileRow | None, recorded: Recorded[ProfileDef
     return ExportProfileRow(name, list(profile.disclose), list(profile.withhold_types), recorded.actor, recorded.at_text)
 
 
-PROJECTION = Projection("exports", (exports, export_profiles))
+PROJECTION = Projection("exports", (exports, export_profiles), ordering="stream")

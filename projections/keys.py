@@ -3,11 +3,9 @@
 For people, not for verification: a read model could be changed, and must not vouch for keys.
 """
 
-from dataclasses import replace
-
 from domain.kernel import Recorded
 from domain.keys import SYSTEM_TENANT, KeyAdded, KeyRevoked, KeyRotated
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -106,4 +104,4 @@ def revoked(row: KeyRow, recorded: Recorded[KeyRevoked], _key_id: str) -> KeyRow
     )
 
 
-PROJECTION = Projection("keys", (keys,))
+PROJECTION = Projection("keys", (keys,), ordering="stream")

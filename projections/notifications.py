@@ -1,10 +1,8 @@
 """Inboxes and webhooks as people read them: what one was told and has read, and where notifications are carried to."""
 
-from dataclasses import replace
-
 from domain.kernel import Recorded
 from domain.notifications import NotificationRead, NotificationSent, WebhookAdded, WebhookRemoved
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -93,4 +91,4 @@ def removed(row: WebhookRow, recorded: Recorded[WebhookRemoved], _webhook_id: st
     return replace(row, status="removed", removed_at=recorded.at_text)
 
 
-PROJECTION = Projection("notifications", (notifications, webhooks))
+PROJECTION = Projection("notifications", (notifications, webhooks), ordering="stream")

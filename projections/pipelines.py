@@ -1,7 +1,6 @@
 """Pipelines as people read them: each with the version that runs, and every version that was ever deployed."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from domain.kernel import JsonObject, Recorded
 from domain.pipelines import (
@@ -13,7 +12,7 @@ from domain.pipelines import (
     VersionDeployed,
 )
 from domain.rollback import settings_json
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -236,4 +235,4 @@ def version_rolled_back(row: PipelineVersionRow, recorded: Recorded[PipelineRoll
     return _now(row, recorded, "failed" if row.failure else "running")
 
 
-PROJECTION = Projection("pipelines", (pipelines, versions))
+PROJECTION = Projection("pipelines", (pipelines, versions), ordering="stream")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
 from domain.kernel import JsonObject, Recorded
@@ -16,7 +15,7 @@ from domain.policies import (
     PolicyRetired,
     PolicySuperseded,
 )
-from projections.engine import Projection, ReadTable, read_row
+from projections.engine import Projection, ReadTable, read_row, replace
 
 
 @read_row
@@ -259,4 +258,4 @@ def step(_row: None, recorded: Recorded[_OneVersion | _WholeSet | PoliciesTested
     )
 
 
-PROJECTION = Projection("policies", (policies, versions, steps))
+PROJECTION = Projection("policies", (policies, versions, steps), ordering="stream")

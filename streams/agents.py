@@ -40,4 +40,6 @@ async def _with_delegates(agent_id: str, tenant: str, reads: ReadRows) -> list[s
     return sorted(found)
 
 
-REACTIONS: Final = (Reaction("stopped_agent_is_cleared", (AgentStopped,), clear),)
+DONE_ALREADY: Final = frozenset({"approval_settled", "reservation_not_found"})
+"""Withdrawn, used, spent or released by somebody else meanwhile: nothing is left behind, and that was wanted."""
+REACTIONS: Final = (Reaction("stopped_agent_is_cleared", (AgentStopped,), clear, DONE_ALREADY),)

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from infra.ledger import LedgerUnavailable
+from infra.process import this_process
 
 RETRY_SECONDS: Final = 0.5
 STANDBY_SECONDS: Final = 1.0
@@ -22,7 +23,7 @@ async def lead(dsn: str, lock: int, what: str, work: Callable[[Connection], Awai
     log = logging.getLogger(f"aureus.{what}")
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name=this_process()) as connection:
                 row = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (lock,))).fetchone()
                 if row is not None and row[0]:
                     await work(connection)

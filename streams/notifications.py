@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import SystemRandom
@@ -13,10 +12,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from commands.notifications import Notify
+from commands.reactions import STEWARDS
 from domain.actions import ActionBlocked
 from domain.approvals import ApprovalEscalated, ApprovalRequested
 from domain.kernel import Command, Recorded
 from domain.ledger import LedgerUnavailable
+from domain.reactions import DeadLetterRecorded
 from domain.values import Role
 from infra.anomalies import HISTORY, examine
 from infra.unusual import Finding
@@ -26,16 +27,13 @@ from projections.agents import agents
 from projections.approvals import approvals
 from projections.catalog import datasets
 from projections.engine import ReadTable
-from projections.notifications import notifications
 from projections.pipelines import pipelines
 from streams.reactions import ACTOR, Due, Reaction, ReadRows, Sweep
+from streams.telling import TEXT_LENGTH, TOLD_MAX, cut, news, notice_id, people_of, registered
 
-APPROVERS_TOLD_MAX: Final = 50
+STEWARDS_TOLD: Final = "dead_letter_notifies_stewards"
 EXAMINED: Final = timedelta(days=7)
 EXAMINED_EVERY_SECONDS: Final = 900.0
-UNREAD_MAX: Final = 100
-"""Whoever leaves so many of one kind unread is told no more of it, until they read."""
-SUBJECT_LENGTH: Final = 200
 _OWNERS: Final[Mapping[str, tuple[ReadTable[Any], str]]] = MappingProxyType(
     {"actor": (actors, "owner"), "agent": (agents, "owner"), "dataset": (datasets, "owner_ids"), "pipeline": (pipelines, "owner")}
 )
@@ -56,17 +54,17 @@ async def tell_owners(recorded: Recorded[ActionBlocked], reads: ReadRows) -> lis
     hour = recorded.at_text[:13]
     notices = [
         Notify(
-            notification_id=_id("action_blocked", recipient, recorded.actor, intent.command, intent.stream, event.code, hour),
+            notification_id=notice_id("action_blocked", recipient, recorded.actor, intent.command, intent.stream, event.code, hour),
             recipient=recipient,
             kind="action_blocked",
-            subject=_cut(f"{recorded.actor} was refused {intent.command} ({event.code})", SUBJECT_LENGTH),
+            subject=cut(f"{recorded.actor} was refused {intent.command} ({event.code})"),
             text=event.message,
             about=intent.stream,
             action_id=recorded.entity,
         )
-        for recipient in await _registered(answerable - {recorded.actor}, tenant, reads)
+        for recipient in await registered(answerable - {recorded.actor}, tenant, reads)
     ]
-    return [*await _news(notices, tenant, reads)]
+    return [*await news(notices, tenant, reads)]
 
 
 async def tell_approvers(recorded: Recorded[ApprovalRequested | ApprovalEscalated], reads: ReadRows) -> list[Command]:
@@ -79,17 +77,17 @@ async def tell_approvers(recorded: Recorded[ApprovalRequested | ApprovalEscalate
     independent = sorted({row["actor_id"] for row in holders} - {asked_for["requester"], asked_for["requester_owner"]})
     notices = [
         Notify(
-            notification_id=_id("approval_requested", recipient, event.approval_id),
+            notification_id=notice_id("approval_requested", recipient, event.approval_id),
             recipient=recipient,
             kind="approval_requested",
-            subject=_cut(f"{asked_for['requester']} asks for approval: {asked_for['command'] or asked_for['type']}", SUBJECT_LENGTH),
+            subject=cut(f"{asked_for['requester']} asks for approval: {asked_for['command'] or asked_for['type']}"),
             text=asked_for["description"],
             about=recorded.stream,
             action_id=asked_for["evidence_action_id"],
         )
-        for recipient in independent[:APPROVERS_TOLD_MAX]
+        for recipient in independent[:TOLD_MAX]
     ]
-    return [*await _news(notices, tenant, reads)]
+    return [*await news(notices, tenant, reads)]
 
 
 async def tell_auditors(reads: ReadRows, now: datetime) -> list[Due]:
@@ -108,17 +106,17 @@ async def tell_auditors(reads: ReadRows, now: datetime) -> list[Due]:
             for row in auditors
             if row["actor_id"] not in (found.actor, found.counterpart)
         ]
-        due += [(tenant, notice.notification_id, notice) for notice in await _news(notices, tenant, reads)]
+        due += [(tenant, notice.notification_id, notice) for notice in await news(notices, tenant, reads)]
     return due
 
 
 def _about(found: Finding, auditor: str) -> Notify:
     day = found.since[:10]
     return Notify(
-        notification_id=_id("anomaly_found", auditor, found.id),
+        notification_id=notice_id("anomaly_found", auditor, found.id),
         recipient=auditor,
         kind="anomaly_found",
-        subject=_cut(f"{found.actor}: {found.kind.replace('_', ' ')}, {day}", SUBJECT_LENGTH),
+        subject=cut(f"{found.actor}: {found.kind.replace('_', ' ')}, {day}"),
         text=f"{found.explanation} Look: aureus audit anomalies --since {day} --actor {found.actor}",
         about=f"actor:{found.actor}",
         action_id=found.action_ids[0],
@@ -135,37 +133,31 @@ async def _owners_of(stream: str, tenant: str, reads: ReadRows) -> list[str]:
     return owners if isinstance(owners, list) else [owners] if owners else []
 
 
-async def _registered(ids: Iterable[str], tenant: str, reads: ReadRows) -> list[str]:
-    """Those who have an inbox here: an owner may be a team, or a name from elsewhere."""
-    return [actor for actor in sorted(ids) if await reads.row(actors, tenant, actor) is not None]
-
-
-async def _news(notices: Iterable[Notify], tenant: str, reads: ReadRows) -> list[Notify]:
-    """What was not told yet, to those who still read: an agent that asks in a loop is not to fill inboxes and the audit log."""
-    return [notice for notice in notices if not await _known(notice, tenant, reads) and await _reads_on(notice, tenant, reads)]
-
-
-async def _known(notice: Notify, tenant: str, reads: ReadRows) -> bool:
-    return await reads.row(notifications, tenant, notice.notification_id) is not None
-
-
-async def _reads_on(notice: Notify, tenant: str, reads: ReadRows) -> bool:
-    unread = {"recipient": notice.recipient, "kind": notice.kind, "status": "unread"}
-    return len(await reads.rows(notifications, tenant, unread)) < UNREAD_MAX
-
-
-def _id(*parts: str) -> str:
-    """The same notification gets the same id, and is sent once."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+async def tell_stewards(recorded: Recorded[DeadLetterRecorded], reads: ReadRows) -> list[Command]:
+    """Tells those who may replay and discard what Aureus could not do: of each reaction once an hour, and never of this one itself."""
+    event, tenant = recorded.event, recorded.tenant
+    if event.reaction == STEWARDS_TOLD:
+        return []
+    hour = recorded.at_text[:13]
+    wanted = event.command or "what it was to do"
+    notices = [
+        Notify(
+            notification_id=notice_id("dead_letter_left", recipient, event.reaction, hour),
+            recipient=recipient,
+            kind="dead_letter_left",
+            subject=cut(f"{event.reaction} left a dead letter ({event.code})"),
+            text=cut(f"It could not do {wanted}: {event.message} Look: aureus dead-letters list --reaction {event.reaction}", TEXT_LENGTH),
+            about=recorded.stream,
+        )
+        for recipient in (await people_of(STEWARDS, tenant, reads))[:TOLD_MAX]
+    ]
+    return [*await news(notices, tenant, reads)]
 
 
 REACTIONS: Final[Sequence[Reaction]] = (
     Reaction("blocked_action_notifies_owner", (ActionBlocked,), tell_owners),
     Reaction("approval_requested_notifies_approvers", (ApprovalRequested, ApprovalEscalated), tell_approvers),
+    Reaction(STEWARDS_TOLD, (DeadLetterRecorded,), tell_stewards),
 )
 SWEEPS: Final[Sequence[Sweep]] = (Sweep("anomaly_notifies_auditors", EXAMINED_EVERY_SECONDS, tell_auditors),)
 

@@ -6,34 +6,39 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
+from random import SystemRandom
 from typing import Final
 
 import psycopg
 
-from domain.kernel import UnknownEvent
+from domain.kernel import Event, Recorded, UnknownEvent
+from infra.folding_ahead import FoldingAhead
 from infra.ledger import Ledger, LedgerUnavailable
 from infra.read_models import ReadModelWriter
 from infra.tasks import ended
 from projections.engine import Projection
+from streams.progress import Progress
 
 BATCH_EVENTS: Final = 64
 """Folding holds the event loop up: this many at once cost a request that waits behind them a few milliseconds."""
+CATCH_UP_EVENTS: Final = 256
+"""At once when there are many to catch up with: each slice of them lets others have their turn."""
 FILLING_SECONDS: Final = 0.005
-"""How long a batch may fill under load: each has its price, whatever it holds. The first event after a lull does not wait."""
+"""How long a batch may fill under load: each has its price, whatever it holds."""
+FEW_EVENTS: Final = 8
+"""A batch of so few was no load: the next one does not wait to fill."""
 RETRY_SECONDS: Final = 0.5
 STANDBY_SECONDS: Final = 1.0
+_dice: Final = SystemRandom()
 _log = logging.getLogger("aureus.projections")
 
 
 class Runner:
     """Runs projections until cancelled; loses nothing when it is, for their position moves with their rows."""
 
-    def __init__(self, ledger: Ledger, dsn: str, projections: Sequence[Projection]) -> None:
-        self._ledger, self._dsn, self._projections = ledger, dsn, projections
+    def __init__(self, ledger: Ledger, dsn: str, projections: Sequence[Projection], progress: Progress) -> None:
+        self._ledger, self._dsn, self._projections, self._progress = ledger, dsn, projections, progress
         self._wake = asyncio.Event()
-        self._moved = asyncio.Condition()
-        self.position = 0
-        """What all running projections have reached, as far as this process knows."""
         self.stopped: dict[str, str] = {}
         ledger.on_commit.append(lambda _size: self._wake.set())
 
@@ -51,6 +56,7 @@ class Runner:
                 except Exception:  # noqa: BLE001 - said below, with its traceback
                     # Ended, it would leave reads standing still until the process ends; so it is said, and tried again.
                     _log.exception("the read models cannot go on")
+                await self._progress.tell(False)
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
             await ended(listening)
@@ -64,40 +70,52 @@ class Runner:
     async def _follow(self) -> None:
         writer = await ReadModelWriter.connect(self._dsn, self._projections)
         try:
-            while not await writer.lead():
-                await self._reached(await self._lowest(writer))
-                await asyncio.sleep(STANDBY_SECONDS)
-            reached = await self._lowest(writer)
-            while True:
-                await self._reached(reached)
-                self._wake.clear()
-                batch = await self._ledger.read(reached, BATCH_EVENTS)
-                if batch:
-                    reached = await writer.advance(batch)
-                    self.stopped = writer.stopped
-                    if len(batch) < BATCH_EVENTS:
-                        await self._reached(reached)
-                        await asyncio.sleep(FILLING_SECONDS)
-                elif reached == (reached := await self._lowest(writer)):
-                    await self._wake.wait()
+            if await writer.lead_all():
+                await self._lead(writer)
+            await asyncio.sleep(_dice.uniform(0.5, 1.5) * STANDBY_SECONDS)
         finally:
             await writer.close()
+
+    async def _lead(self, writer: ReadModelWriter) -> None:
+        reached = await self._lowest(writer)
+        await self._progress.tell(True)
+        while True:
+            await self._progress.reached(reached)
+            self._wake.clear()
+            batch = await self._ledger.read(reached, BATCH_EVENTS)
+            if len(batch) == BATCH_EVENTS:
+                reached = await self._catch_up(writer, batch)
+            elif batch:
+                reached = await writer.advance(batch)
+                self.stopped = writer.stopped
+                await self._progress.reached(reached)
+                if len(batch) > FEW_EVENTS:
+                    await asyncio.sleep(FILLING_SECONDS)
+            elif reached == (reached := await self._lowest(writer)):
+                await self._wake.wait()
+
+    async def _catch_up(self, writer: ReadModelWriter, batch: Sequence[Recorded[Event]]) -> int:
+        """Takes in batch after batch while they are full; three things happen side by side: one is read, one folded, one written."""
+        ahead = await FoldingAhead.open(self._dsn, writer)
+        size = CATCH_UP_EVENTS
+        reading: asyncio.Task[list[Recorded[Event]]] | None = None
+        try:
+            while batch:
+                reading = asyncio.create_task(self._ledger.read(batch[-1].position, size))
+                reached = await ahead.advance(batch)
+                self.stopped = writer.stopped
+                await self._progress.reached(ahead.committed)
+                following = await reading
+                if reached != batch[-1].position or len(following) < size:
+                    break
+                batch = following
+            return await ahead.land()
+        finally:
+            if reading is not None:
+                await ended(reading)
+            await ahead.close()
 
     async def _lowest(self, writer: ReadModelWriter) -> int:
         standings = await writer.standings()
         self.stopped = writer.stopped
         return min((standing.position for standing in standings.values() if not standing.stopped), default=self._ledger.head.size)
-
-    async def _reached(self, position: int) -> None:
-        async with self._moved:
-            self.position = max(self.position, position)
-            self._moved.notify_all()
-
-    async def wait_for(self, position: int, timeout_seconds: float) -> bool:
-        """Waits until reads see at least `position`; False when that took too long."""
-        try:
-            async with asyncio.timeout(timeout_seconds), self._moved:
-                await self._moved.wait_for(lambda: self.position >= position)
-        except TimeoutError:
-            return False
-        return True

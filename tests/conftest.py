@@ -1,4 +1,4 @@
-"""What tests share: a real PostgreSQL, a fresh database in it, real servers of S3 and OPA, and the event loop the API runs on."""
+"""What tests share: a real PostgreSQL, a fresh database in it, real servers of S3, OPA and Kafka, and the event loop the API runs on."""
 
 import faulthandler
 import os
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from infra.embedded import EmbeddedPostgres
 from infra.keystore import FileKeystore
+from tests.support.kafka import Kafka
 from tests.support.minio import Minio
 from tests.support.opa import Opa
 from tests.support.softhsm import SoftHsm
@@ -26,7 +27,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 ONE_POSTGRES = frozenset(
     (
-        "test_attacks_bytes test_attacks_keys test_attacks_packs test_console test_export_command test_keys_api test_pkcs11 "
+        "test_attacks_bytes test_attacks_keys test_attacks_packs test_console test_export_command test_feeds_cli test_keys_api test_pkcs11 "
         "test_request_signing test_thirdparty test_timestamps test_verifier_cli test_witnesses_api test_witnessing"
     ).split()
 )
@@ -91,6 +92,31 @@ def opa() -> Iterator[Opa]:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """The broker that `make kafka` runs; tests have topics of their own there."""
+    with _broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def kafka_of_its_own() -> Iterator[Kafka]:
+    """A broker that a test may stop, kill and start again."""
+    with _broker() as broker:
+        yield broker
+
+
+@contextmanager
+def _broker() -> Iterator[Kafka]:
+    with TemporaryDirectory(prefix="aureus-kafka-") as folder:
+        broker = Kafka(Path(folder))
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.stop()
 
 
 @pytest.fixture

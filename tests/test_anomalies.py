@@ -32,9 +32,9 @@ from streams.notifications import tell_auditors
 from streams.reactions import ACTOR
 from streams.reactor import Rows
 from tests.support.kernel import ADM, catch_up, policies
+from tests.support.reacting import eventually
 from tests.support.running import Aureus, running
 from tests.test_cli import Server, aureus, home, server  # noqa: F401 - the last two are fixtures
-from tests.test_reactions import eventually
 
 MONDAY: Final = datetime(2026, 3, 2, tzinfo=UTC)
 """Of the week that is looked at; the four weeks before it are the history."""

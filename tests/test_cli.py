@@ -243,6 +243,16 @@ def test_what_waits_for_approval_says_what_to_do_next(home: Path, server: Server
     assert result.exit_code == ExitCode.WAITS_FOR_APPROVAL
     assert "waits for approval apr-9 by 2 of: approver" in result.stderr
     assert "--approval apr-9" in result.stderr
+    assert "aureus approvals carry-out apr-9" in result.stderr
+
+
+def test_what_is_carried_out_when_approved_need_not_be_sent_again(home: Path, server: Server) -> None:
+    parked = {**ALLOWED, "outcome": "requires_approval", "approval_id": "apr-9", "approver_roles": ["approver"], "carry_out": True}
+    server.will("POST", "/v1/budgets/lake/fund", (202, parked))
+    result = aureus("--when-approved carry-out budgets fund lake 1000")
+    assert server.asked[-1].headers["aureus-when-approved"] == "carry-out"
+    assert "approvals approve apr-9`: it is carried out then" in result.stderr
+    assert "--approval" not in result.stderr
 
 
 def test_reads_wait_for_our_own_last_command(home: Path, server: Server) -> None:

@@ -165,6 +165,16 @@ async def prepare(address: str, logins: dict[str, DemoLogin]) -> int:
         return position
 
 
+async def approve(address: str, logins: dict[str, DemoLogin]) -> None:
+    """What waits is approved by the approver, elsewhere than in the browser."""
+    async with httpx.AsyncClient(base_url=address) as http:
+        told = await http.post("/v1/auth/token", json={"login": "approver", "password": logins["approver"].password})
+        identity = {"Authorization": f"Bearer {told.json()['access_token']}"}
+        (waiting,) = (await http.get("/v1/approvals", headers=identity, params={"status": "pending"})).json()["items"]
+        answer = await http.post(f"/v1/approvals/{waiting['approval_id']}/approve", headers=identity, json={})
+        assert answer.status_code == 200, answer.text
+
+
 async def test_a_walk_through_the_console(tmp_path: Path, database_url: str) -> None:
     async with served(tmp_path, database_url) as (address, logins), chromium(tmp_path) as page:
         early = await prepare(address, logins)
@@ -175,6 +185,25 @@ async def test_a_walk_through_the_console(tmp_path: Path, database_url: str) -> 
         await the_past_is_plain_to_see(walker, early)
         assert page.complaints == []
         assert [url for url in page.requested if not url.startswith((f"{address}/", "data:"))] == []
+
+
+async def test_what_somebody_else_does_appears_without_reloading(tmp_path: Path, database_url: str) -> None:
+    async with served(tmp_path, database_url) as (address, logins), chromium(tmp_path) as page:
+        walker = Walker(page, address, logins)
+        await walker.log_in("approver")
+        await walker.go("approvals")
+        await walker.sees("Nothing waits for a decision.")
+        await prepare(address, logins)
+        await walker.sees("catalog.register_dataset", ".approval h3")
+        await walker.go("overview")
+        await walker.page.until("document.querySelector('.figure')")
+        await walker.go("audit?actor_id=" + await walker.page.run("JSON.parse(sessionStorage.getItem('aureus.session')).actor"))
+        await walker.sees("No action matches.")
+        await approve(address, logins)
+        await walker.page.until("document.querySelector('tbody tr')?.innerText.includes('approvals.approve_request')")
+        await walker.go("approvals")
+        await walker.sees("Nothing waits for a decision.")
+        assert page.complaints == []
 
 
 async def every_page_fits(walker: Walker) -> None:

@@ -20,6 +20,7 @@ from api.app import create_app
 from api.dispatch import FrontDoor
 from api.routing import Declared
 from api.services import Services
+from infra.measures import Requests
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +52,7 @@ def scope_of(method: str, path: str) -> Scope:
 
 def door_and_hall(routes: list[BaseRoute]) -> tuple[FrontDoor, Hall]:
     hall = Hall(routes)
-    return FrontDoor(hall, routes), hall
+    return FrontDoor(hall, routes, Requests()), hall
 
 
 def require_same_choice(door: FrontDoor, hall: Hall, method: str, path: str) -> None:

@@ -19,7 +19,7 @@ SAMPLES = sorted(EVENT_SAMPLES.glob("*.json"))
 def test_every_schema_ever_shipped_has_a_sample(event: type[Event]) -> None:
     wanted = [f"{event.event_name}.v{schema}.json" for schema in range(1, event.schema_version + 1)]
     missing = [name for name in wanted if not (EVENT_SAMPLES / name).exists()]
-    assert missing == [], "build a sample in tests/golden.py, then: python -m tests.golden"
+    assert missing == [], "build a sample in tests/support/samples.py, then: python -m tests.golden"
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)

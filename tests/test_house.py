@@ -33,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 PUBLIC_PATHS = {
     "GET /healthz": "a supervisor asks whether the process lives",
     "GET /readyz": "a load balancer asks whether to send requests",
+    "GET /metrics": "a scraper has no account: it shows a token of its own, or is on this machine (tests/test_metrics.py)",
     "POST /v1/auth/token": "whoever logs in has no token yet",
     "GET /v1/auth/keys": "others verify our tokens with it",
     "GET /v1/ledger/checkpoint": "who checks that we change nothing must not need our leave; it tells a size and a hash",
@@ -66,6 +67,20 @@ COMMANDS_SENT_OTHERWISE = {
     "exports.record_download": "GET /v1/exports/{export_id}/pack asks it, for what it hands out",
     "exports.seal_export": "the exporter asks it, with the hash of the pack it has written",
     "evidence.seal_pack": "POST /v1/evidence/{action_id}/seal writes the pack, and hashes it itself",
+    **dict.fromkeys(
+        (
+            "reactions.compensate_saga",
+            "reactions.end_saga",
+            "reactions.fail_step",
+            "reactions.finish_step",
+            "reactions.park_step",
+            "reactions.record_dead_letter",
+            "reactions.settle_replay",
+            "reactions.start_saga",
+            "reactions.time_out_saga",
+        ),
+        "the reactor asks it, of what it did and could not do: nobody's word is taken for that",
+    ),
     "policies.adopt_defaults": "the first start asks it, with the policies that came with Aureus",
     "policies.roll_back_policies": "POST /v1/rollbacks goes back with whatever has versions",
     "policies.record_impact": "POST /v1/policies/impact asks past decisions again itself: no caller says what flips",

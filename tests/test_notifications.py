@@ -28,9 +28,10 @@ from infra.demo import Demo, ensure_demo
 from infra.keystore import FileKeystore
 from infra.read_queries import Reads
 from infra.settings import Settings
-from streams.notifications import APPROVERS_TOLD_MAX, REACTIONS, UNREAD_MAX
+from streams.notifications import REACTIONS
 from streams.reactions import ACTOR, asker
 from streams.reactor import Rows
+from streams.telling import TOLD_MAX, UNREAD_MAX
 from tests.given import ADMIN, ANALYST, given
 from tests.support.kernel import ADM, ANA, Process, ask, catch_up, everything, policies, processes
 
@@ -286,10 +287,10 @@ async def test_who_may_approve_is_told_but_for_the_requester_and_their_owner(ban
 @pytest.mark.anyio
 async def test_no_more_than_a_bounded_number_of_approvers_is_told(bank: Bank) -> None:
     await bank.prepare(IN_FRANCS)
-    for number in range(APPROVERS_TOLD_MAX + 2):
+    for number in range(TOLD_MAX + 2):
         await bank.actor(f"usr-a{number:03d}", Role.APPROVER)
     await bank.do(RESERVE, ANA)
-    assert len({notice.recipient for notice in await bank.told()}) == APPROVERS_TOLD_MAX
+    assert len({notice.recipient for notice in await bank.told()}) == TOLD_MAX
 
 
 @pytest.mark.anyio

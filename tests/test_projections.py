@@ -28,6 +28,7 @@ from infra.read_queries import Reads
 from infra.rebuild import rebuild
 from infra.tasks import ended
 from projections.engine import Projection, ReadTable, replay
+from streams.progress import Progress
 from streams.runner import Runner
 from tests.support.kernel import ADM, ANA, APP, Process, ask, catch_up, everything, policies, processes, quiet, unequal
 
@@ -78,6 +79,7 @@ async def test_every_event_told_twice_changes_nothing(process: Process, database
     await catch_up(database_url, process.ledger)
     events = await everything(process.ledger)
     writer = await ReadModelWriter.connect(database_url, projections())
+    assert await writer.lead_all()
     for batch in (events, events[: len(events) // 2], events[-3:]):
         await writer.advance(batch)
     await writer.close()
@@ -147,6 +149,7 @@ async def test_what_fails_stops_its_projection_alone_and_says_why(process: Proce
     following = (*projections(), mistaken)
     await catch_up(database_url, process.ledger, following, batch_events=2)
     writer = await ReadModelWriter.connect(database_url, following)
+    assert await writer.lead_all()
     standings = await writer.standings()
     await writer.close()
     failing = next(e for e in await everything(process.ledger) if isinstance(e.event, BudgetFunded) and e.event.amount_minor == 13)
@@ -184,6 +187,7 @@ async def test_an_unknown_event_stops_the_reader_with_its_name(
         with pytest.raises(UnknownEvent, match=r"budgets\.budget_funded"):
             await catch_up(database_url, process.ledger)
         writer = await ReadModelWriter.connect(database_url, projections())
+        assert await writer.lead_all()
         assert {standing.position for standing in (await writer.standings()).values()} == {before}
         await writer.close()
     assert await catch_up(database_url, process.ledger) == process.ledger.head.size
@@ -195,16 +199,16 @@ async def test_an_unknown_event_stops_the_reader_with_its_name(
 
 async def test_the_runner_follows_and_outlives_the_loss_of_its_connections(process: Process, database_url: str) -> None:
     await create_read_models(database_url, projections())
-    runner = Runner(process.ledger, database_url, projections())
-    following = asyncio.create_task(runner.run())
+    progress = Progress()
+    following = asyncio.create_task(Runner(process.ledger, database_url, projections(), progress).run())
     try:
         await funded(process, 1)
-        assert await runner.wait_for(process.ledger.head.size, 10)
+        assert await progress.wait_for(process.ledger.head.size, 10)
         async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as owner:
             kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
             await owner.execute(kill)
         await process.path.handle(ask(FundBudget(budget_id="lake", amount_minor=2), ADM))
-        assert await runner.wait_for(process.ledger.head.size, 20)
+        assert await progress.wait_for(process.ledger.head.size, 20)
     finally:
         await ended(following)
     assert await unequal(database_url) == []
@@ -213,14 +217,17 @@ async def test_the_runner_follows_and_outlives_the_loss_of_its_connections(proce
 async def test_two_runners_share_the_work_without_doing_it_twice(process: Process, database_url: str, keystore: FileKeystore) -> None:
     await create_read_models(database_url, projections())
     other: Ledger = await open_ledger(database_url, keystore)
-    runners = [Runner(ledger, database_url, projections()) for ledger in (process.ledger, other)]
-    following = [asyncio.create_task(runner.run()) for runner in runners]
+    reads = Reads(database_url, projections())
+    await reads.open()
+    both = [(ledger, Progress(reads)) for ledger in (process.ledger, other)]
+    following = [asyncio.create_task(Runner(ledger, database_url, projections(), progress).run()) for ledger, progress in both]
     try:
         await busy(process)
-        for runner in runners:
-            assert await runner.wait_for(process.ledger.head.size, 10)
+        for _, progress in both:
+            assert await progress.wait_for(process.ledger.head.size, 10)
     finally:
         await ended(*following)
+        await reads.close()
         await other.close()
     assert await unequal(database_url) == []
 

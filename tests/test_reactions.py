@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -22,16 +20,12 @@ from infra.ledger import Ledger, LedgerUnavailable
 from infra.opening import open_ledger
 from infra.policy import PolicyEngine
 from infra.read_models import create_read_models
-from infra.read_queries import Reads
-from infra.tasks import ended
 from projections.budgets import budgets
 from streams.reactions import ACTOR, Due, Reaction, ReadRows, Sweep
-from streams.reactor import Reactor, place_reactions
-from streams.runner import Runner
-from tests.support.kernel import ADM, ask, everything, policies
+from tests.support.kernel import ADM, ask, policies
+from tests.support.reacting import eventually, reacting
 
 pytestmark = pytest.mark.anyio
-PATIENCE_SECONDS: Final = 20.0
 
 
 async def welcome(recorded: Recorded[BudgetOpened], reads: ReadRows) -> list[Command]:
@@ -61,32 +55,6 @@ async def ledger(database_url: str, tmp_path: Path) -> AsyncIterator[Ledger]:
 @pytest.fixture
 def path(ledger: Ledger, engine: PolicyEngine) -> CommandPath:
     return CommandPath(ledger, engine, deciders())
-
-
-@asynccontextmanager
-async def reacting(
-    dsn: str, ledger: Ledger, path: CommandPath, *reactions: Reaction, sweeps: tuple[Sweep, ...] = (), number: int = 1
-) -> AsyncIterator[None]:
-    """The read models moving, and so many reactors side by side as there are processes."""
-    reads = Reads(dsn, projections())
-    await reads.open()
-    await place_reactions(dsn, reactions, ledger.head.size)
-    runner = Runner(ledger, dsn, projections())
-    reactors = [Reactor(ledger, dsn, path, reads, reactions, sweeps) for _ in range(number)]
-    tasks = [asyncio.create_task(runner.run()), *(asyncio.create_task(reactor.run()) for reactor in reactors)]
-    try:
-        yield
-    finally:
-        await ended(*tasks)
-        await reads.close()
-
-
-async def eventually(ledger: Ledger, holds: Callable[[list[Recorded[Any]]], bool]) -> list[Recorded[Any]]:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        async for _size in ledger.appended():
-            if holds(events := await everything(ledger)):
-                return events
-    raise AssertionError("the ledger ends")
 
 
 def funded(events: list[Recorded[Any]]) -> list[Recorded[Any]]:

@@ -23,8 +23,9 @@ from infra.rebuild import Rebuilt, rebuild, rebuild_all
 from infra.tasks import ended
 from projections.budgets import PROJECTION as BUDGETS
 from projections.engine import Projection, ProjectionError, ReadTable, read_row
+from streams.progress import Progress
 from streams.runner import Runner
-from tests.golden import samples
+from tests.support.samples import samples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.postgres15]
 EVENTS = 300
@@ -46,9 +47,10 @@ async def write(ledger: Ledger, stream: str, expected: int, *events: Event) -> N
 
 async def follow(ledger: Ledger, dsn: str, *extra: Projection) -> Runner:
     """Lets the live projections read everything there is."""
-    runner = Runner(ledger, dsn, (*projections(), *extra))
+    progress = Progress()
+    runner = Runner(ledger, dsn, (*projections(), *extra), progress)
     running = asyncio.create_task(runner.run())
-    assert await runner.wait_for(ledger.head.size, 20)
+    assert await progress.wait_for(ledger.head.size, 20)
     await ended(running)
     return runner
 

@@ -21,21 +21,23 @@ from infra.verifier.topics import (
     recalls,
     topics_of,
 )
-from tests.golden import event_classes, samples
+from tests.golden import event_classes
+from tests.support.samples import samples
 
 NAMES_NOBODY: Final = frozenset(
     """
-    action action_digest actions activate actor_kinds added after algorithm apiVersion approver_roles artifacts asked at attributes
-    authorisation authorised_by becomes before bytes change changed classification code code_sha256 column columns command comment
-    consent contact_email contact_name contacts contract contracts count created currency custody data definition deployment
-    deprecation description digest digest_after digest_before display_name domain domains dq_checks ends_at environment environments
-    escalates_at evidence expires_at facts field flips freshness_sla guard in_force intent json_sha256 jurisdiction jurisdictions
-    kind kinds label level manifest_sha256 markdown_sha256 meanings meanings_removed media_type message model models name name_of
-    nonce originator_kind outcome owners pii pii_level pii_levels policy_results policy_version problems profile proof property
-    provider public purpose question reason recipient_kind refreshed_at rego remedy removed report required_evidence risk_level
-    risk_up_to role roles rollback_plan root rule scope secret_sha256 selection settings sha256 sig signature snapshot
-    snapshot_sha256 sql starts_at state status subject synonyms tags terms tests text title to_roles tool topic type types
-    unit_tests upstream upstream_column upstreams url views withdrawn
+    action action_digest actions activate actor_kinds added after algorithm answers apiVersion approver_roles artifacts asked at
+    attributes authorisation authorised_by becomes before bytes cause change changed classification code code_sha256 column columns
+    command command_digest comment consent contact_email contact_name contacts contract contracts count created currency custody data
+    deadline_at definition deployment deprecation description digest digest_after digest_before display_name domain domains dq_checks
+    ends_at environment environments escalates_at event evidence expires_at facts failure failures field first_tried_at flips
+    freshness_sla guard in_force intent json_sha256 jurisdiction jurisdictions kind kinds label level manifest_sha256 markdown_sha256
+    meanings meanings_removed media_type message model models name name_of nonce originator_kind outcome owners pii pii_level pii_levels
+    policy_results policy_version problems profile proof property provider public purpose question reaction reason recipient_kind
+    refreshed_at rego remedy removed report required_evidence retry_at risk_level risk_up_to role roles rollback_plan root rule saga
+    scope secret_sha256 selection settings sha256 sig signature snapshot snapshot_sha256 sql starts_at state status step subject
+    synonyms tags terms tests text title to_roles tool topic type types unit_tests upstream upstream_column upstreams url views
+    withdrawn
     """.split()
 )
 """Members that hold text or parts, and never an id of something one could ask for. Reviewed one by one."""
@@ -48,9 +50,10 @@ ACTORS: Final = frozenset(
 """Members that hold an actor's id, which is known by its form wherever it stands."""
 COUNTS: Final = frozenset(
     """
-    after artifacts broken checkpoint_size compromised_since correct depth disclose dq_checks entries everything examined failed
-    first_byte fresh fund index_position keys keys_leaf last_byte lineage_depth nullable passed position primary_key quorum replaces
-    retired revision rules seen_version thresholds_percent topics unique until withheld_entries withhold_types
+    after artifacts attempt attempts broken carry_out checkpoint_size compromised_since correct depth disclose dq_checks entries
+    everything examined failed first_byte fresh fund index_position keys keys_leaf last_byte left_undone lineage_depth nullable passed
+    position primary_key quorum replaces replay retired revision rules seen_version thresholds_percent topics undo unique until
+    withheld_entries withhold_types
     """.split()
 )
 """Members that hold numbers, times, or answers of yes and no."""

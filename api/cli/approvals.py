@@ -45,6 +45,7 @@ PROPERTIES = (
     "quorum",
     "agreed_count",
     "evidence",
+    "carry_out",
 )
 DECISION_COLUMNS = (
     Column("approver", "approver"),
@@ -112,6 +113,7 @@ def request(
     approver_role: Annotated[list[str] | None, typer.Option("--approver-role", help="Who may decide; repeatable. [approver]")] = None,
     quorum: Annotated[int | None, typer.Option("--quorum", min=1, max=20, help="How many have to agree. [1]")] = None,
     hours: Annotated[float | None, typer.Option("--hours", min=0.01, help="How long it stays open. [72]")] = None,
+    carry_out: Annotated[bool, typer.Option("--carry-out", help="Have it carried out on your behalf as soon as it is approved.")] = False,
     approval_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id; made up when not given.")] = None,
 ) -> None:
     """Request consent to a command with its inputs, or to a thing known by its digest."""
@@ -128,9 +130,17 @@ def request(
         "approver_roles": approver_role or None,
         "quorum": quorum,
         "expires_at": (datetime.now(UTC) + timedelta(hours=hours)).isoformat() if hours else None,
+        "carry_out": carry_out or None,
     }
     result = client_of(context).ask(path("approvals"), body)
     output_of(context).done(result, f"Requested approval {body['approval_id']}")
+
+
+@approvals.command("carry-out")
+def carry_out(context: typer.Context, approval_id: ApprovalId) -> None:
+    """Have your request carried out on your behalf as soon as it is approved, or now that it is."""
+    result = client_of(context).ask(path("approvals", approval_id, "carry-out"), {})
+    output_of(context).done(result, f"{approval_id} is carried out on your behalf as soon as it is approved.")
 
 
 @approvals.command()

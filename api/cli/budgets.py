@@ -28,7 +28,7 @@ COLUMNS = (
     amount("available", "available_minor"),
     Column("status", "status"),
 )
-PROPERTIES = ("label", "status", "currency", "limit_minor", "reserved_minor", "spent_minor", "available_minor")
+PROPERTIES = ("label", "status", "currency", "limit_minor", "reserved_minor", "spent_minor", "available_minor", "pause_agents_at_percent")
 RESERVATION_COLUMNS = (
     Column("reservation", "reservation_id"),
     Column("budget", "budget_id"),
@@ -53,6 +53,9 @@ def open_(
     ] = None,
     starts: Annotated[datetime | None, typer.Option("--starts", formats=DATES, help="First moment of its period, in UTC.")] = None,
     ends: Annotated[datetime | None, typer.Option("--ends", formats=DATES, help="First moment after its period, in UTC.")] = None,
+    pause_agents_at: Annotated[
+        int | None, typer.Option("--pause-agents-at", metavar="PERCENT", min=1, max=100, help="Used so far, the agents on it are stopped.")
+    ] = None,
 ) -> None:
     """Open a budget; eu-lake.ingest stands under eu-lake, which must be open already and of the same currency."""
     body = {
@@ -63,6 +66,7 @@ def open_(
         "thresholds_percent": threshold,
         "starts_at": _utc(starts),
         "ends_at": _utc(ends),
+        "pause_agents_at_percent": pause_agents_at,
     }
     result = client_of(context).ask(path("budgets"), body)
     output_of(context).done(result, f"Opened {budget_id} with {major_units(limit)} {currency.upper()}.")
@@ -116,9 +120,19 @@ def change(
     ] = None,
     starts: Annotated[datetime | None, typer.Option("--starts", formats=DATES, help="First moment of its period, in UTC.")] = None,
     ends: Annotated[datetime | None, typer.Option("--ends", formats=DATES, help="First moment after its period, in UTC.")] = None,
+    pause_agents_at: Annotated[
+        int | None,
+        typer.Option("--pause-agents-at", metavar="PERCENT", min=0, max=100, help="Used so far, the agents on it are stopped; 0: never."),
+    ] = None,
 ) -> None:
-    """Change what a budget is called, when it warns and when it runs; what is left out stays as it is."""
-    body = {"label": label, "thresholds_percent": threshold or None, "starts_at": _utc(starts), "ends_at": _utc(ends)}
+    """Change what a budget is called, when it warns, when it stops agents and when it runs; what is left out stays as it is."""
+    body = {
+        "label": label,
+        "thresholds_percent": threshold or None,
+        "starts_at": _utc(starts),
+        "ends_at": _utc(ends),
+        "pause_agents_at_percent": pause_agents_at,
+    }
     result = client_of(context).ask(path("budgets", budget_id, "settings"), body)
     output_of(context).done(result, f"Changed the settings of {budget_id}.")
 

@@ -42,6 +42,7 @@ class Said:
     if_match: str | None = None
     idempotency_key: str | None = None
     evidence: tuple[str, ...] = ()
+    when_approved: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class Client:
             headers["Aureus-Reason"] = said.reason.encode()
         if said.approval:
             headers["Aureus-Approval"] = said.approval
+        if said.when_approved:
+            headers["Aureus-When-Approved"] = said.when_approved
         if said.if_match:
             headers["If-Match"] = f'"{said.if_match.strip(chr(34))}"'
         if said.evidence:
@@ -188,11 +191,17 @@ class Client:
                 raise self._unreachable(error) from error
 
     @contextmanager
-    def streamed(self, where: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """An answer of any length, read as it comes."""
+    def streamed(self, where: str, headers: Mapping[str, str], **parameters: Any) -> Iterator[httpx.Response]:
+        """An answer of any length, read as it comes; logs in again once when a demo token has run out."""
         import httpx
 
-        with closing(self._sent(self._request("GET", where, {}, None, {**self._identity(), **headers}), stream=True)) as response:
+        request = self._request("GET", where, parameters, None, {**self._identity(), **headers})
+        response = self._sent(request, stream=True)
+        if response.status_code == 401 and self._renew():
+            response.close()
+            request.headers.update(self._identity())
+            response = self._sent(request, stream=True)
+        with closing(response):
             if response.status_code >= 400:
                 response.read()
                 raise Failure.answered(response.status_code, _decoded(response), response.headers.get("X-Request-Id"))
@@ -384,13 +393,15 @@ def _fresh_key() -> str:
 def _parked(result: Json) -> Failure:
     approval_id, roles, quorum = result.get("approval_id", "?"), result.get("approver_roles", []), result.get("quorum", 1)
     reasons = [policy["reason"] for policy in result.get("policy_results", []) if policy.get("outcome") == "require_approval"]
+    approve = f"Somebody else runs `aureus approvals approve {approval_id}`"
+    otherwise = f"then run the same again with --approval {approval_id}, or `aureus approvals carry-out {approval_id}`"
     failure = Failure(
         ExitCode.WAITS_FOR_APPROVAL,
         "requires_approval",
         f"This waits for approval {approval_id} by {quorum} of: {', '.join(roles)}.",
         action_id=result.get("action_id"),
         reasons=reasons,
-        remedy=f"Somebody else runs `aureus approvals approve {approval_id}`; then run the same again with --approval {approval_id}",
+        remedy=f"{approve}: it is carried out then" if result.get("carry_out") else f"{approve}; {otherwise}",
     )
     failure.body = result
     return failure

@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     NOT_ALLOWED = 6
     UNREACHABLE = 7
     NOT_VERIFIED = 8
+    OUTDATED = 9
 
 
 MEANINGS: dict[ExitCode, str] = {
@@ -30,6 +31,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.NOT_ALLOWED: "not logged in, or the roles held do not allow it",
     ExitCode.UNREACHABLE: "the server could not be reached, or is not ready",
     ExitCode.NOT_VERIFIED: "verification found a ledger that does not prove itself",
+    ExitCode.OUTDATED: "this version of the program does not know an event of the ledger, and stops before it",
 }
 
 

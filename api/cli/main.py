@@ -15,7 +15,21 @@ from api.cli.failures import MEANINGS, Failure
 from api.cli.output import Output
 from domain.contexts import CONTEXTS
 
-PLATFORM: Final = ("audit", "decisions", "imports", "ledger", "verify", "trust", "rollback", "projections", "logins", "service", "witness")
+PLATFORM: Final = (
+    "audit",
+    "decisions",
+    "feeds",
+    "imports",
+    "ledger",
+    "verify",
+    "trust",
+    "rollback",
+    "projections",
+    "streams",
+    "logins",
+    "service",
+    "witness",
+)
 """Command modules that belong to no context."""
 
 _EPILOG: Final = (
@@ -83,6 +97,12 @@ def aureus(
     as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME|POSITION", help="Read things as they stood then.")] = None,
     reason: Annotated[str | None, typer.Option("--reason", metavar="TEXT", help="Why it is done; it goes on record.")] = None,
     approval: Annotated[str | None, typer.Option("--approval", metavar="ID", help="The approval that allows it.")] = None,
+    when_approved: Annotated[
+        str | None,
+        typer.Option(
+            "--when-approved", metavar="carry-out", help="If it has to wait for an approval: have it carried out when that is granted."
+        ),
+    ] = None,
     if_match: Annotated[
         str | None, typer.Option("--if-match", metavar="VERSION", help="Only if nobody changed it since this version.")
     ] = None,
@@ -94,7 +114,7 @@ def aureus(
         list[str] | None, typer.Option("--evidence", metavar="SHA256", help="An attached artifact this rests on; can be repeated.")
     ] = None,
 ) -> None:
-    said = Said(as_json, acting_as, url, as_of, reason, approval, if_match, idempotency_key, tuple(evidence or ()))
+    said = Said(as_json, acting_as, url, as_of, reason, approval, if_match, idempotency_key, tuple(evidence or ()), when_approved)
     client = Client(said, os.environ, Output(as_json=as_json))
     context.obj = client
     context.call_on_close(client.close)

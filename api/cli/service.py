@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,9 @@ def serve(
     context: typer.Context,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65_535, help="AUREUS_PORT, or 8420, when not given.")] = None,
     no_projections: Annotated[bool, typer.Option("--no-projections", help="Leave the read models to `aureus worker`.")] = False,
+    streams: Annotated[
+        str | None, typer.Option("--streams", metavar="inprocess|kafka", help="How events travel; AUREUS_STREAMS, or inprocess, else.")
+    ] = None,
 ) -> None:
     """Serve the API, and keep the read models up to date, until stopped."""
     with _loading():
@@ -32,18 +36,30 @@ def serve(
 
     out = output_of(context)
     with setup_checked():
-        settings = _settings(port)
+        settings = _settings(port, streams)
         server.serve(settings, run_projections=not no_projections, announce=lambda _services: _announce(settings, out))
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    projection: Annotated[
+        list[str] | None, typer.Option("--projection", metavar="NAME", help="Only this one; can be repeated. Needs AUREUS_STREAMS=kafka.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, as without --projection.")] = False,
+    processes: Annotated[
+        int, typer.Option("-n", min=1, max=64, metavar="N", help="So many processes that share the work. Needs AUREUS_STREAMS=kafka.")
+    ] = 1,
+) -> None:
     """Keep the read models up to date beside a server that does not, until stopped."""
+    if everything and projection:
+        raise Failure(ExitCode.USAGE, "usage", "--all and --projection exclude each other.", remedy="Leave one of them out.")
     with _loading():
         from api import server
 
-    with setup_checked():
-        server.work(_settings(None))
+    with setup_checked(), _known_events():
+        code = server.work(_settings(None, None), projection or (), processes)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -71,12 +87,12 @@ def _loading() -> Iterator[None]:
         gc.enable()
 
 
-def _settings(port: int | None) -> Settings:
+def _settings(port: int | None, streams: str | None) -> Settings:
     from dataclasses import replace
 
     from infra.settings import Settings
 
-    settings = Settings.from_environment()
+    settings = Settings.from_environment({**os.environ, "AUREUS_STREAMS": streams} if streams else os.environ)
     return replace(settings, port=port) if port else settings
 
 
@@ -89,6 +105,18 @@ def setup_checked() -> Iterator[None]:
         yield
     except SettingsError as error:
         raise Failure(ExitCode.USAGE, "settings_invalid", f"{error.field}: {error.rule}", field=error.field, remedy=error.remedy) from error
+
+
+@contextmanager
+def _known_events() -> Iterator[None]:
+    """An event that this program is too old for ends it; to start it again would change nothing."""
+    from domain.kernel import UnknownEvent
+
+    try:
+        yield
+    except UnknownEvent as error:
+        remedy = "Upgrade this worker to the version of those that write."
+        raise Failure(ExitCode.OUTDATED, "unknown_event", f"The read models stop before an event: {error}", remedy=remedy) from error
 
 
 def _announce(settings: Settings, out: Output) -> None:

@@ -63,6 +63,13 @@ export async function command(url, body, key) {
   return answer;
 }
 
+/** The answer that tells a live feed, for as long as it goes on. */
+export async function openFeed(url, parameters, signal) {
+  const answer = await reached(url + query(parameters), { signal, headers: { Accept: "text/event-stream" } });
+  if (!answer.ok) throw refused(answer.status, await answer.json());
+  return answer;
+}
+
 /** A key nobody else has. */
 export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
@@ -72,20 +79,22 @@ function query(parameters) {
   return kept.length ? `?${new URLSearchParams(kept)}` : "";
 }
 
-async function send(method, url, parameters, body, headers = {}) {
+const reached = (url, options) => {
   const token = session()?.access_token;
+  return fetch(url, {
+    ...options,
+    headers: { Accept: "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}), ...options.headers },
+    credentials: "omit",
+  });
+};
+
+async function send(method, url, parameters, body, headers = {}) {
   let answer;
   try {
-    answer = await fetch(url + query(parameters), {
+    answer = await reached(url + query(parameters), {
       method,
-      headers: {
-        Accept: "application/json",
-        ...(token ? { Authorization: `Bearer ${token}` } : {}),
-        ...(body === undefined ? {} : { "Content-Type": "application/json" }),
-        ...headers,
-      },
+      headers: { ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "omit",
     });
   } catch {
     throw new ApiError(0, {
@@ -97,10 +106,14 @@ async function send(method, url, parameters, body, headers = {}) {
   const isJson = (answer.headers.get("content-type") ?? "").includes("json");
   const told = isJson ? await answer.json() : await answer.text();
   if (answer.ok) return told;
-  const error = told.error ?? { code: "unexpected_answer", message: `The server answered ${answer.status}.` };
-  if (answer.status === 401 && token) {
+  throw refused(answer.status, told);
+}
+
+function refused(status, told) {
+  const error = told.error ?? { code: "unexpected_answer", message: `The server answered ${status}.` };
+  if (status === 401 && session()) {
     logOut();
     onEnd();
   }
-  throw new ApiError(answer.status, error);
+  return new ApiError(status, error);
 }

@@ -1,21 +1,42 @@
 // Approvals: what waits for a decision comes first, each with all that one has to know to decide on it.
 
 import { command, get, moment, newKey, path, session } from "/console/api.js";
+import { follow } from "/console/live.js";
 import { chip, code, duration, el, facts, field, folded, json, link, muted, paged, refusal, time, words } from "/console/ui.js";
 
 const SETTLED = ["approved", "rejected", "withdrawn", "expired", "voided", "used"];
 const TONES = { pending: "wait", approved: "good", used: "good", rejected: "bad", voided: "bad" };
 const RISKS = { high: "bad", medium: "wait", low: "plain" };
 
-export async function approvals(page) {
-  const load = (status, sort) => (cursor) => get("/v1/approvals", { status, sort, limit: 20, cursor });
+export async function approvals(page, { signal }) {
+  const positions = [];
+  const load = (status, sort) => async (cursor) => {
+    const found = await get("/v1/approvals", { status, sort, limit: 20, cursor });
+    positions.push(found.position);
+    return found;
+  };
   const show = (items) => items.map(approval);
   const [waiting, settled] = await Promise.all([
     paged(load("pending", "expires_at"), show, "Nothing waits for a decision."),
     paged(load(SETTLED, "-changed_at"), show, "Nothing has been decided."),
   ]);
   page.append(el("h1", {}, "Approvals"), el("h2", {}, "Waiting for a decision"), waiting, el("h2", {}, "Decided"), settled);
+  const place = ({ row }) => {
+    const shown = page.querySelector(`[data-approval="${CSS.escape(row.approval_id)}"]`);
+    if (shown?.dataset.standing === standing(row) || (shown && inUse(shown))) return;
+    shown?.remove();
+    const list = row.status === "pending" ? waiting : settled;
+    list.querySelector(".empty")?.remove();
+    list.prepend(approval(row));
+  };
+  follow("/v1/feeds/changes", { table: "approvals", after: Math.min(...positions) }, ({ changes }) => changes.forEach(place), signal);
 }
+
+/** What of an approval changes while one looks at it. */
+const standing = (row) => [row.status, row.decisions.length, row.escalated_at].join();
+
+/** Somebody writes a comment there, or has just pressed a button: it stays until they are done. */
+const inUse = (card) => card.matches(":focus-within, :has(button:disabled)") || [...card.querySelectorAll("textarea")].some((one) => one.value);
 
 function approval(row) {
   const expired = !moment() && ["pending", "approved"].includes(row.status) && new Date(row.expires_at) < new Date();
@@ -29,7 +50,7 @@ function approval(row) {
   ];
   return el(
     "article",
-    { class: "card approval" },
+    { class: "card approval", "data-approval": row.approval_id, "data-standing": standing(row) },
     el("h3", {}, row.command ?? row.description),
     el("p", {}, heading, expired ? chip("its time has passed", "bad") : null),
     row.command ? el("p", {}, row.description) : null,

@@ -1,6 +1,7 @@
 // The audit log: every action that was asked for and how it ended; and the sealed evidence of one of them.
 
 import { get, moment, path } from "/console/api.js";
+import { follow } from "/console/live.js";
 import {
   card,
   chip,
@@ -21,6 +22,7 @@ import {
   refusal,
   select,
   table,
+  tableRow,
   time,
 } from "/console/ui.js";
 
@@ -31,16 +33,39 @@ const OUTCOMES = [
   ["requires_approval", "requires approval"],
 ];
 
-export async function audit(page, { parameters, keep }) {
+export async function audit(page, { parameters, keep, signal }) {
   const results = el("div", {});
-  const search = latest(results, (set) => {
-    keep(set);
-    return paged(
-      (cursor) => get("/v1/actions", { ...set, sort: "-position", limit: 50, cursor }),
+  let position;
+  let following = new AbortController();
+  const show = latest(results, (set) =>
+    paged(
+      async (cursor) => {
+        const found = await get("/v1/actions", { ...set, sort: "-position", limit: 50, cursor });
+        position ??= found.position;
+        return found;
+      },
       (items) => (items.length ? [actions(items)] : []),
       "No action matches.",
-    );
-  });
+    ),
+  );
+  /** A new action comes first; there is one of each, however often it is told. */
+  const arrive = ({ row }) => {
+    if (!row || results.querySelector(`[data-action="${CSS.escape(row.id)}"]`)) return;
+    const rows = results.querySelector("tbody");
+    if (rows) rows.prepend(actionRow(row, "new"));
+    else results.replaceChildren(actions([row]));
+  };
+  const search = async (set) => {
+    keep(set);
+    following.abort();
+    following = new AbortController();
+    const still = AbortSignal.any([signal, following.signal]);
+    position = undefined;
+    await show(set);
+    const { q, ...filters } = set; // what is searched for as text, no feed can tell
+    if (q || still.aborted) return;
+    follow("/v1/feeds/changes", { ...filters, table: "actions", after: position }, ({ changes }) => changes.forEach(arrive), still);
+  };
   page.append(
     el("h1", {}, "Audit"),
     filters(
@@ -58,14 +83,20 @@ const actions = (items) =>
   table(
     "Actions, newest first",
     ["Position", "Action", "Outcome", "On", "Actor", "When"],
-    items.map((one) => [
+    items.map((one) => actionRow(one)),
+  );
+
+const actionRow = (one, tone) =>
+  tableRow(
+    [
       number(one.position),
       link(`#/audit/${one.id}`, one.action),
       [outcome(one.outcome), one.code ? muted(` ${one.code}`) : ""],
       code(one.stream),
       [one.actor_id, muted(` ${one.actor.role}`)],
       time(one.timestamp),
-    ]),
+    ],
+    { "data-action": one.id, class: tone },
   );
 
 export async function evidence(page, { id }) {

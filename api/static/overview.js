@@ -2,19 +2,21 @@
 
 import { get, getNow, moment } from "/console/api.js";
 import { eventLine, eventsUpTo } from "/console/ledger.js";
+import { follow } from "/console/live.js";
 import { card, chip, code, el, facts, link, muted, number, outcome, refusal, table } from "/console/ui.js";
 
-const POLL_MILLISECONDS = 2_000;
+const REFRESH_MILLISECONDS = 1_000;
 const EVENTS_SHOWN = 15;
 
 /** A card that is filled when its data is there, and says why when it cannot be. */
 function filling(title, load) {
   const body = el("div", {});
-  const loaded = load().then(
-    (nodes) => body.replaceChildren(...[nodes].flat()),
-    (error) => body.replaceChildren(refusal(error)),
-  );
-  return { node: card(title, body), loaded };
+  const refresh = () =>
+    load().then(
+      (nodes) => body.replaceChildren(...[nodes].flat()),
+      (error) => body.replaceChildren(refusal(error)),
+    );
+  return { node: card(title, body), refresh };
 }
 
 export async function overview(page, { signal }) {
@@ -34,7 +36,19 @@ export async function overview(page, { signal }) {
     ),
     card("Latest events", latest),
   );
-  await Promise.all([...cards.map(({ loaded }) => loaded), follow(latest, signal)]);
+  const refreshAll = () => Promise.all(cards.map(({ refresh }) => refresh()));
+  await Promise.all([refreshAll(), showEvents(latest, signal, soon(refreshAll, signal))]);
+}
+
+/** Does it a moment after it is asked for, however often that is. */
+function soon(work, signal) {
+  let waiting;
+  return () => {
+    waiting ??= setTimeout(() => {
+      waiting = undefined;
+      if (!signal.aborted) work();
+    }, REFRESH_MILLISECONDS);
+  };
 }
 
 async function checkpoint() {
@@ -104,27 +118,13 @@ async function actions() {
 }
 
 /** Shows the latest events and, while one looks at the present, those that follow as they come. */
-async function follow(list, signal) {
-  const problem = el("li", {});
-  let { items, next } = await eventsUpTo(moment()?.position, EVENTS_SHOWN);
+async function showEvents(list, signal, happened) {
+  const { items, next } = await eventsUpTo(moment()?.position, EVENTS_SHOWN);
   list.replaceChildren(...items.reverse().map((event) => el("li", {}, eventLine(event))));
-  if (moment()) return;
-  const poll = async () => {
-    if (signal.aborted) return;
-    try {
-      if (!document.hidden) {
-        const page = await getNow("/v1/ledger/events", { after: next, limit: EVENTS_SHOWN });
-        if (signal.aborted) return;
-        next = page.next_after;
-        list.prepend(...page.items.reverse().map((event) => el("li", { class: "new" }, eventLine(event))));
-        while (list.children.length > EVENTS_SHOWN) list.lastChild.remove();
-        problem.remove();
-      }
-    } catch (error) {
-      problem.replaceChildren(refusal(error));
-      if (!signal.aborted) list.prepend(problem);
-    }
-    setTimeout(poll, POLL_MILLISECONDS);
+  const tell = (event) => {
+    list.prepend(el("li", { class: "new" }, eventLine(event)));
+    while (list.children.length > EVENTS_SHOWN) list.lastChild.remove();
+    happened();
   };
-  setTimeout(poll, POLL_MILLISECONDS);
+  follow("/v1/feeds/events", { after: next }, tell, signal);
 }

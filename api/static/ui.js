@@ -65,6 +65,14 @@ export const facts = (entries) =>
       .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))),
   );
 
+/** A row of a table. */
+export const tableRow = (cells, attributes = {}) =>
+  el(
+    "tr",
+    attributes,
+    cells.map((cell) => el("td", {}, cell)),
+  );
+
 /** A table that scrolls by itself where it is wider than the page. */
 export const table = (caption, headings, rows) =>
   el(
@@ -86,13 +94,7 @@ export const table = (caption, headings, rows) =>
       el(
         "tbody",
         {},
-        rows.map((cells) =>
-          el(
-            "tr",
-            {},
-            cells.map((cell) => el("td", {}, cell)),
-          ),
-        ),
+        rows.map((row) => (row instanceof Node ? row : tableRow(row))),
       ),
     ),
   );

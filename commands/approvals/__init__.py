@@ -6,6 +6,7 @@ from commands.approvals.delegating import AUTHORITY, LONGEST_DELEGATION
 from commands.approvals.intents import (
     ApprovalCommand,
     ApproveRequest,
+    CarryOutRequest,
     DelegateAuthority,
     EscalateRequest,
     ExpireRequest,
@@ -29,6 +30,7 @@ from domain.approvals import (
     ApprovalVoided,
     ApprovalWithdrawn,
     ApproverAgreed,
+    CarryOutRequested,
     evolve,
 )
 from domain.kernel import Decider
@@ -41,6 +43,7 @@ APPROVALS: Final[Decider[Approval, ApprovalCommand, ApprovalEvent]] = Decider(
     decide=decide,
     commands=(
         RequestApproval,
+        CarryOutRequest,
         ApproveRequest,
         RejectRequest,
         WithdrawRequest,
@@ -51,6 +54,7 @@ APPROVALS: Final[Decider[Approval, ApprovalCommand, ApprovalEvent]] = Decider(
     ),
     events=(
         ApprovalRequested,
+        CarryOutRequested,
         ApproverAgreed,
         ApprovalGranted,
         ApprovalRejected,
@@ -72,6 +76,7 @@ __all__ = [
     "LONGEST_DELEGATION",
     "LONGEST_LIFETIME",
     "ApproveRequest",
+    "CarryOutRequest",
     "DelegateAuthority",
     "EscalateRequest",
     "ExpireRequest",

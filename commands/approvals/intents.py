@@ -20,7 +20,8 @@ class RequestApproval(Command, name="approvals.request_approval", roles=REQUESTE
 
     The digest of a command and its inputs is worked out here. Whoever names the stream that the command changes names the
     version they saw of it, too: the consent is to a change of that very thing. Without `expires_at` the request lives for
-    three days; without `escalates_at` it escalates after half of its life.
+    three days; without `escalates_at` it escalates after half of its life. With `carry_out` the command is carried out on your
+    behalf as soon as it is approved.
     """
 
     approval_id: Identifier
@@ -37,6 +38,13 @@ class RequestApproval(Command, name="approvals.request_approval", roles=REQUESTE
     quorum: Quorum = 1
     escalates_at: AwareDatetime | None = None
     expires_at: AwareDatetime | None = None
+    carry_out: bool | None = None
+
+
+class CarryOutRequest(Command, name="approvals.carry_out_request", roles=REQUESTERS):
+    """Have the command carried out on your behalf as soon as it is approved, or now that it is; nobody need send it again."""
+
+    approval_id: Identifier
 
 
 class ApproveRequest(Command, name="approvals.approve_request", roles=PEOPLE):
@@ -112,7 +120,15 @@ class UseApproval(Command, name="approvals.use_approval", roles=frozenset()):
 
 
 ApprovalCommand = (
-    RequestApproval | ApproveRequest | RejectRequest | WithdrawRequest | ExpireRequest | EscalateRequest | VoidRequest | UseApproval
+    RequestApproval
+    | CarryOutRequest
+    | ApproveRequest
+    | RejectRequest
+    | WithdrawRequest
+    | ExpireRequest
+    | EscalateRequest
+    | VoidRequest
+    | UseApproval
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any, Final, assert_never
 from commands.approvals.intents import (
     ApprovalCommand,
     ApproveRequest,
+    CarryOutRequest,
     EscalateRequest,
     ExpireRequest,
     RejectRequest,
@@ -27,6 +28,7 @@ from domain.approvals import (
     ApprovalVoided,
     ApprovalWithdrawn,
     ApproverAgreed,
+    CarryOutRequested,
 )
 from domain.kernel import Asked, command_digest, require, timestamp
 from domain.values import Role
@@ -40,6 +42,8 @@ def decide(approval: Approval, command: ApprovalCommand, asked: Asked) -> list[A
     match command:
         case RequestApproval():
             return _request(approval, command, asked)
+        case CarryOutRequest():
+            return _carry_out(approval, command, asked)
         case ApproveRequest():
             return _approve(approval, command, asked)
         case RejectRequest():
@@ -112,8 +116,17 @@ def _request(approval: Approval, command: RequestApproval, asked: Asked) -> list
         quorum=command.quorum,
         escalates_at=escalates_at,
         expires_at=expires_at,
+        carry_out=command.carry_out or None,
     )
     return [requested]
+
+
+def _carry_out(approval: Approval, command: CarryOutRequest, asked: Asked) -> list[ApprovalEvent]:
+    request = _requested(approval, command.approval_id)
+    _require_requester(request, asked)
+    _require_in_force(approval, request, asked)
+    _require_open(approval, request)
+    return [] if approval.carry_out else [CarryOutRequested(approval_id=request.approval_id)]
 
 
 def _life(command: RequestApproval, asked: Asked) -> tuple[datetime, datetime]:

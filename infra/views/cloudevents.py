@@ -40,8 +40,13 @@ def _tell(source: str, event: ViewEvent) -> list[JsonObject]:
     return [{**told, "data": body["data"]}]
 
 
-def _teller(about: About) -> partial[list[JsonObject]]:
-    return partial(_tell, quote(about.ledger))
+def teller(ledger: str) -> partial[list[JsonObject]]:
+    """Tells the events of a ledger, each as one CloudEvent."""
+    return partial(_tell, quote(ledger))
 
 
-CLOUDEVENTS: Final = Lines("cloudevents", "views/cloudevents.jsonl", _teller)
+def _about(about: About) -> partial[list[JsonObject]]:
+    return teller(about.ledger)
+
+
+CLOUDEVENTS: Final = Lines("cloudevents", "views/cloudevents.jsonl", _about)

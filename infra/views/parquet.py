@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-import duckdb
 import orjson
 
 from infra.views.view import About, ViewEvent, Writing
@@ -56,6 +55,8 @@ class Spool:
     def close(self) -> None:
         self._file.close()
         try:
+            import duckdb  # noqa: PLC0415 - takes long to load, and most who know of renderings render none
+
             with duckdb.connect(config={"threads": 1, "memory_limit": _MEMORY_LIMIT, "autoload_known_extensions": False}) as database:
                 database.execute("SET TimeZone = 'UTC'")
                 database.execute(self._statement(), [str(self._rows)])

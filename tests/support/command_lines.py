@@ -9,6 +9,7 @@ LINES = {
     "CloseBudget": "budgets close lake",
     "ChangeSettings": "budgets change lake --label Sea --threshold 50 --ends 2027-01-01",
     "RequestApproval": "approvals request Raise --command budgets.fund_budget -i budget_id=lake -i amount_minor=5 --quorum 2 --hours 1",
+    "CarryOutRequest": "approvals carry-out apr-1",
     "ApproveRequest": "approvals approve apr-1 --for usr-app -m fine",
     "RejectRequest": "approvals reject apr-1 -m 'too much'",
     "WithdrawRequest": "approvals withdraw apr-1",
@@ -60,14 +61,17 @@ LINES = {
     "CancelExport": "exports cancel exp-1 --comment 'Nobody needs it'",
     "DefineProfile": "exports define-profile ecb-onsite --disclose contact --withhold access.actor_registered",
     "RevokeKey": f"keys revoke {'0' * 64} --because lost --compromised-since 17",
+    "ReplayDeadLetter": "dead-letters replay 5c1f",
+    "DiscardDeadLetter": "dead-letters discard 5c1f --because 'Released by hand'",
     "RevokeApiKey": "api-keys revoke 0a1b2c3d --actor usr-ana",
 }
 BESIDE_A_ROUTE = set(
     (
-        "AddKey AddWebhook AdoptDefaults CommitIndex FailExport IssueApiKey RecordDownload RecordImpact RecordTest RegisterArtifact "
-        "RequestAction RequestExport RollBackDataset RollBackPipeline RollBackPolicies RollBackSettings RotateKey SealExport SealPack"
+        "AddKey AddWebhook AdoptDefaults CommitIndex CompensateSaga EndSaga FailExport FailStep FinishStep IssueApiKey ParkStep "
+        "RecordDeadLetter RecordDownload RecordImpact RecordTest RegisterArtifact RequestAction RequestExport RollBackDataset "
+        "RollBackPipeline RollBackPolicies RollBackSettings RotateKey SealExport SealPack SettleReplay StartSaga TimeOutSaga"
     ).split()
 )
-"""The server completes these: with the bytes it was sent, the pack it writes, the secret it makes, or what it knows of the rest.
-Keys are signed here, for the ledger that the server says it keeps (tests/test_request_signing.py); whoever asks for an export
-waits for it (tests/test_export_command.py)."""
+"""The server completes these, or asks them itself: with the bytes it was sent, the pack it writes, the secret it makes, or what it
+knows of the rest. Keys are signed here, for the ledger that the server says it keeps (tests/test_request_signing.py); whoever asks for
+an export waits for it (tests/test_export_command.py)."""

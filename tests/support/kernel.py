@@ -25,7 +25,7 @@ from infra.rebuild import rebuild
 from infra.verifier.ledger import Verifier
 from infra.verifier.notes import LOG, CheckpointText, VerifierKey, log_signed, parse_checkpoint, parse_note
 from infra.verifier.result import Result
-from projections.engine import Projection
+from projections.engine import Projection, RowKey, touched
 
 ANA: Final = Asker("usr-ana", "acme", frozenset({Role.ANALYST}))
 BEN: Final = Asker("usr-ben", "acme", frozenset({Role.ANALYST}))
@@ -115,14 +115,25 @@ async def catch_up(dsn: str, ledger: Ledger, moved: Sequence[Projection] | None 
     following = tuple(moved or projections())
     await create_read_models(dsn, following)
     writer = await ReadModelWriter.connect(dsn, following)
+    made_by: dict[tuple[str, RowKey], str] = {}
     try:
+        assert await writer.lead_all()
         standings = (await writer.standings()).values()
         reached = min((standing.position for standing in standings if not standing.stopped), default=0)
         while batch := await ledger.read(reached, batch_events):
+            each_row_has_one_stream(following, batch, made_by)
             reached = await writer.advance(batch)
     finally:
         await writer.close()
     return reached
+
+
+def each_row_has_one_stream(compared: Sequence[Projection], batch: Sequence[Recorded[Any]], made_by: dict[tuple[str, RowKey], str]) -> None:
+    """What `ordering="stream"` says of a projection: workers that share the streams out never meet in a row."""
+    for projection in compared:
+        for recorded in batch if projection.ordering == "stream" else ():
+            for key in touched(projection, [recorded]):
+                assert made_by.setdefault((projection.name, key), recorded.stream) == recorded.stream, f"two streams make {key}"
 
 
 async def quiet(_phase: str, _done: int, _total: int) -> None:
