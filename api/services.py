@@ -132,7 +132,7 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         metrics = Metrics(dsn, (projection.name for projection in all_projections))
         stack.push_async_callback(metrics.close)
         await _move_read_models(settings, ledger, dsn, all_projections, progress, metrics, stack, moves=run_projections)
-        feeds = Feeds(ledger, reads, progress, all_projections, brought_by_kafka(settings.kafka))
+        feeds = Feeds(ledger, reads, progress, all_projections, brought_by_kafka(settings.kafka, ledger.name))
         stack.push_async_callback(feeds.close)
         path = CommandPath(traced(ledger), policy, deciders(), verify)
         await _react(ledger, dsn, path, reads, stack, react=background)

@@ -68,7 +68,9 @@ async def _appended(servers: str, topic: str, first: int, last: int) -> dict[int
             while any(position not in moments for position in range(first, last + 1)):
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     for record in records:
-                        for position, _, _ in frames_of(record.partition, record.value, record.headers):
+                        for position, _, _ in frames_of(
+                            record.partition, record.value, record.headers, dict(record.headers)["ledger"].decode()
+                        ):
                             moments.setdefault(position, record.timestamp / 1_000)
     finally:
         await consumer.stop()

@@ -82,7 +82,9 @@ async def _relayed(setup: Setup, pack_from: int) -> float:
     """From a relay's first acknowledgement to its last; seconds that the whole ledger would take."""
     topic, size = await setup.topic(), setup.ledger.head.size
     # A name of its own is a place of its own: it begins with the first event.
-    relay = Relay(setup.ledger, setup.dsn, setup.place, rendering=replace(stretches(topic, pack_from=pack_from), name=topic))
+    relay = Relay(
+        setup.ledger, setup.dsn, setup.place, rendering=replace(stretches(topic, setup.ledger.name, pack_from=pack_from), name=topic)
+    )
     running = asyncio.create_task(relay.run())
     while not relay.position:  # noqa: ASYNC110 - it looks at a plain attribute
         await asyncio.sleep(_LOOK_SECONDS)
@@ -97,7 +99,7 @@ async def _relayed(setup: Setup, pack_from: int) -> float:
 async def _bare(setup: Setup, pack_from: int) -> float:
     """`send_batch` and nothing else: the records are there before the clock starts."""
     topic = await setup.topic()
-    records = stretches(topic, pack_from=pack_from).records
+    records = stretches(topic, setup.ledger.name, pack_from=pack_from).records
     batches: list[list[list[Outgoing]]] = []
     after = 0
     while events := await setup.ledger.store.read(after, BATCH_EVENTS):

@@ -60,7 +60,9 @@ def _relayed(lab: Lab) -> Iterator[Relayed]:
 
         async def told(pack_from: int) -> tuple[KafkaPlace, int]:
             place = KafkaPlace(servers=(servers,), topic=f"faust-{next(_NUMBERS)}")
-            rendering = replace(stretches(place.topic, pack_from=pack_from), name=place.topic)  # a place of its own: from the first event
+            rendering = replace(
+                stretches(place.topic, opened.name, pack_from=pack_from), name=place.topic
+            )  # a place of its own: from the first event
             relay = Relay(opened, dsn, place, rendering=rendering)
             running = asyncio.create_task(relay.run())
             await _until(lambda: relay.position == opened.head.size)

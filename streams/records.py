@@ -19,6 +19,7 @@ from infra.store import StoredEvent
 
 _FRAME: Final = Struct(">QI32s")
 _CORRELATION: Final = b'"correlation":"'
+_CAUSATION: Final = b'"causation":'
 _ID: Final = b',"id":"'
 _SCHEMA: Final = b',"schema":'
 _UUID: Final = 36
@@ -51,32 +52,35 @@ class Outgoing:
     headers: Headers
 
 
-def single(stored: StoredEvent, after: int, of: int, until: int | None = None) -> Outgoing:
+def single(stored: StoredEvent, after: int, of: int, ledger: str, until: int | None = None) -> Outgoing:
     """One event on its own, told apart by headers that a reader understands without parsing it."""
     body = stored.body
     # Found, not parsed, for it is done for each event: the members are sorted, and within a string a quote is escaped.
     correlation = body.index(_CORRELATION) + len(_CORRELATION)
     event_id = body.rindex(_ID) + len(_ID)
+    # The span of the append is named after the action: of its own event, and of the facts that it caused.
+    causation = body.index(_CAUSATION) + len(_CAUSATION)
+    action = event_id if body[causation : causation + 1] != b'"' else causation + 1
     schema = body.index(_SCHEMA, event_id) + len(_SCHEMA)
     headers: Headers = [
         ("position", b"%d" % stored.position),
         ("event", stored.type.encode()),
         ("schema", body[schema : body.index(b",", schema)]),
         ("leaf", stored.leaf),
-        ("traceparent", _traceparent(body[correlation : correlation + _UUID], body[event_id : event_id + _UUID])),
-        *_stretch_headers(after, until or stored.position, of),
+        ("traceparent", _traceparent(body[correlation : correlation + _UUID], body[action : action + _UUID])),
+        *_stretch_headers(after, until or stored.position, of, ledger),
     ]
     return Outgoing(partition_key(stored.tenant, stored.stream), body, headers)
 
 
-def packed(stored: Sequence[StoredEvent], after: int, until: int, of: int) -> Outgoing:
+def packed(stored: Sequence[StoredEvent], after: int, until: int, of: int, ledger: str) -> Outgoing:
     """Many events of one partition, or none: then it only says that the partition has nothing up to `until`."""
     value = b"".join(part for event in stored for part in (_FRAME.pack(event.position, len(event.body), event.leaf), event.body))
-    return Outgoing(None, value, [("events", b"%d" % len(stored)), *_stretch_headers(after, until, of)])
+    return Outgoing(None, value, [("events", b"%d" % len(stored)), *_stretch_headers(after, until, of, ledger)])
 
 
-def _stretch_headers(after: int, until: int, of: int) -> Headers:
-    return [("after", b"%d" % after), ("until", b"%d" % until), ("of", b"%d" % of)]
+def _stretch_headers(after: int, until: int, of: int, ledger: str) -> Headers:
+    return [("after", b"%d" % after), ("until", b"%d" % until), ("of", b"%d" % of), ("ledger", ledger.encode())]
 
 
 def traceparent(correlation: str, event_id: str) -> bytes:
@@ -88,10 +92,11 @@ def _traceparent(correlation: bytes, event_id: bytes) -> bytes:
     return b"00-%b-%b-01" % (correlation.replace(b"-", b""), event_id.replace(b"-", b"")[16:])
 
 
-def stretch_of(partition: int, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Stretch:
-    """The stretch that a record speaks for. Raises BadRecord; UnknownEvent when this code has no class for an event."""
+def stretch_of(partition: int, value: bytes | None, headers: Sequence[tuple[str, bytes]], ledger: str) -> Stretch:
+    """The stretch of this ledger that a record speaks for. Raises BadRecord; UnknownEvent when this code has no class for an event."""
     said = dict(headers)
     try:
+        _require_of(partition, said, ledger)
         after, until, of = int(said["after"]), int(said["until"]), int(said["of"])
         events = tuple(recorded(position, body, leaf) for position, leaf, body in _frames(partition, value or b"", said))
     except (KeyError, TypeError, ValueError) as error:
@@ -99,12 +104,20 @@ def stretch_of(partition: int, value: bytes | None, headers: Sequence[tuple[str,
     return Stretch(partition, of, after, until, events)
 
 
-def frames_of(partition: int, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> list[Frame]:
-    """The events that a record holds, as they are signed. Raises BadRecord."""
+def frames_of(partition: int, value: bytes | None, headers: Sequence[tuple[str, bytes]], ledger: str) -> list[Frame]:
+    """The events of this ledger that a record holds, as they are signed. Raises BadRecord."""
+    said = dict(headers)
     try:
-        return _frames(partition, value or b"", dict(headers))
+        _require_of(partition, said, ledger)
+        return _frames(partition, value or b"", said)
     except (KeyError, TypeError, ValueError) as error:
         raise _foreign(partition, error) from error
+
+
+def _require_of(partition: int, said: dict[str, bytes], ledger: str) -> None:
+    """Positions of two ledgers mean different events: who reads one must not take in the other that uses, or used, the same topic."""
+    if said["ledger"] != ledger.encode():
+        raise BadRecord(f"a record in partition {partition} is of ledger {said['ledger'].decode(errors='replace')}, and this is {ledger}")
 
 
 def _foreign(partition: int, error: Exception) -> BadRecord:

@@ -57,13 +57,13 @@ class Rendering:
     """(events in order, the position before them, how many partitions) -> records of each partition."""
 
 
-def stretches(topic: str, *, pack_from: int = PACK_FROM) -> Rendering:
+def stretches(topic: str, ledger: str, *, pack_from: int = PACK_FROM) -> Rendering:
     """For the workers: every partition is told how far the ledger was read, whether there was something for it or not."""
 
     def records(events: Sequence[StoredEvent], after: int, of: int) -> list[list[Outgoing]]:
         until = events[-1].position
         chain = _packed if len(events) >= pack_from else _singles
-        return [chain(dealt, after, until, of) if dealt else [packed((), after, until, of)] for dealt in deal(events, of)]
+        return [chain(dealt, after, until, of, ledger) if dealt else [packed((), after, until, of, ledger)] for dealt in deal(events, of)]
 
     return Rendering(RELAY, RELAY_LOCK, topic, records)
 
@@ -76,24 +76,24 @@ def deal(events: Sequence[StoredEvent], of: int) -> list[list[StoredEvent]]:
     return dealt
 
 
-def _singles(events: Sequence[StoredEvent], after: int, until: int, of: int) -> list[Outgoing]:
+def _singles(events: Sequence[StoredEvent], after: int, until: int, of: int, ledger: str) -> list[Outgoing]:
     records = []
     for event in events:
         end = until if event is events[-1] else event.position
-        records.append(single(event, after, of, end))
+        records.append(single(event, after, of, ledger, end))
         after = end
     return records
 
 
-def _packed(events: Sequence[StoredEvent], after: int, until: int, of: int) -> list[Outgoing]:
+def _packed(events: Sequence[StoredEvent], after: int, until: int, of: int, ledger: str) -> list[Outgoing]:
     records = []
     first = size = 0
     for index, event in enumerate(events):
         size += len(event.body)
         if index == len(events) - 1:
-            records.append(packed(events[first:], after, until, of))
+            records.append(packed(events[first:], after, until, of, ledger))
         elif size >= PACK_BYTES:
-            records.append(packed(events[first : index + 1], after, event.position, of))
+            records.append(packed(events[first : index + 1], after, event.position, of, ledger))
             after, first, size = event.position, index + 1, 0
     return records
 
@@ -103,7 +103,7 @@ class Relay:
 
     def __init__(self, ledger: Ledger, dsn: str, place: KafkaPlace, *, rendering: Rendering | None = None) -> None:
         self._ledger, self._dsn, self._place = ledger, dsn, place
-        self._rendering = rendering or stretches(place.topic)
+        self._rendering = rendering or stretches(place.topic, ledger.name)
         self._wake = asyncio.Event()
         ledger.on_commit.append(lambda _size: self._wake.set())
         self.leading = False

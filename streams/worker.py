@@ -250,7 +250,7 @@ class Worker:
         for record in islice(self._inbox, self._batch_events):
             batch.append(record)
             try:
-                stretch = stretch_of(record.partition, record.value, record.headers)
+                stretch = stretch_of(record.partition, record.value, record.headers, self._ledger.name)
             except (BadRecord, UnknownEvent) as error:
                 # Only the ledger is believed when it says that there is such an event: it is asked, and the worker stops there.
                 self._bad(record, error)

@@ -29,6 +29,7 @@ from streams.relay import PACK_BYTES, PACK_FROM, stretches
 from tests.golden import WIRES
 
 GOLDEN: Final = Path(__file__).parent / "golden" / "kafka"
+LEDGER: Final = "aureus.test"
 ID, CORRELATION = "01990000-0000-7000-8000-00000000000a", "01990000-0000-7000-8000-00000000000b"
 
 
@@ -43,7 +44,7 @@ def stored(position: int, stream: str = "budget:lake", tenant: str = "acme", fil
         "data": data,
         "id": ID,
         "key": "00" * 32,
-        "ledger": "aureus.test",
+        "ledger": LEDGER,
         "prev": "",
         "schema": 1,
         "stream": stream,
@@ -56,7 +57,7 @@ def stored(position: int, stream: str = "budget:lake", tenant: str = "acme", fil
 
 
 def read(record: Outgoing, partition: int = 0) -> Stretch:
-    return stretch_of(partition, record.value, record.headers)
+    return stretch_of(partition, record.value, record.headers, LEDGER)
 
 
 def facts(events: Sequence[StoredEvent]) -> list[tuple[Any, ...]]:
@@ -72,13 +73,13 @@ def read_facts(stretch: Stretch) -> list[tuple[Any, ...]]:
 
 def test_an_event_on_its_own_travels_as_its_signed_body() -> None:
     event = stored(7)
-    record = single(event, after=5, of=4)
+    record = single(event, 5, 4, LEDGER)
     assert (record.key, record.value) == (b"acme budget:lake", event.body)
     assert dict(record.headers)["traceparent"] == f"00-{CORRELATION.replace('-', '')}-800000000000000a-01".encode()
     stretch = read(record, 3)
     assert (stretch.partition, stretch.of, stretch.after, stretch.until) == (3, 4, 5, 7)
     assert read_facts(stretch) == facts([event])
-    assert read(single(event, after=5, of=4, until=9)).until == 9
+    assert read(single(event, 5, 4, LEDGER, until=9)).until == 9
 
 
 @pytest.mark.parametrize("trap", ['"correlation":"x', '","correlation":"x', ',"id":"x', '{"schema":7,"id":"x"}', "\\", '\\"'])
@@ -86,11 +87,11 @@ def test_what_an_event_says_is_not_taken_for_what_is_said_of_it(trap: str) -> No
     honest, tricky = stored(7), stored(7, filling=trap)
     body = orjson.loads(tricky.body)
     body["data"]["label"] = trap
-    assert single(replace(tricky, body=orjson.dumps(body)), after=5, of=4).headers == single(honest, after=5, of=4).headers
+    assert single(replace(tricky, body=orjson.dumps(body)), 5, 4, LEDGER).headers == single(honest, 5, 4, LEDGER).headers
 
 
 def test_nothing_to_tell_is_told_as_well() -> None:
-    stretch = read(packed((), 5, 9, 4))
+    stretch = read(packed((), 5, 9, 4, LEDGER))
     assert (stretch.after, stretch.until, stretch.events) == (5, 9, ())
 
 
@@ -100,7 +101,7 @@ def test_nothing_to_tell_is_told_as_well() -> None:
 def test_whatever_was_dealt_out_each_partition_is_a_chain_of_all_its_events(dealt: list[tuple[int, str]], of: int) -> None:
     events = [stored(101 + index, f"budget:{stream}", filling=filling) for index, (stream, filling) in enumerate(dealt)]
     told = []
-    for partition, records in enumerate(stretches("topic").records(events, 100, of)):
+    for partition, records in enumerate(stretches("topic", LEDGER).records(events, 100, of)):
         reached = 100
         for record in records:
             stretch = read(record, partition)
@@ -115,7 +116,7 @@ def test_whatever_was_dealt_out_each_partition_is_a_chain_of_all_its_events(deal
 
 def test_a_record_stays_far_below_what_a_broker_takes() -> None:
     events = [stored(position, filling="x" * 60_000) for position in range(1, 150)]
-    (records,) = stretches("topic").records(events, 0, 1)
+    (records,) = stretches("topic", LEDGER).records(events, 0, 1)
     assert len(records) > 20
     assert max(len(record.value) for record in records) < PACK_BYTES + 64 * 1024
     assert [event.position for record in records for event in read(record).events] == list(range(1, 150))
@@ -123,8 +124,8 @@ def test_a_record_stays_far_below_what_a_broker_takes() -> None:
 
 def test_from_so_many_on_events_share_records() -> None:
     few = [stored(position) for position in range(1, PACK_FROM)]
-    assert [len(records) for records in stretches("topic").records(few, 0, 1)] == [PACK_FROM - 1]
-    assert [len(records) for records in stretches("topic").records([*few, stored(PACK_FROM)], 0, 1)] == [1]
+    assert [len(records) for records in stretches("topic", LEDGER).records(few, 0, 1)] == [PACK_FROM - 1]
+    assert [len(records) for records in stretches("topic", LEDGER).records([*few, stored(PACK_FROM)], 0, 1)] == [1]
 
 
 def test_a_stream_belongs_to_the_same_partition_on_every_machine_and_for_ever() -> None:
@@ -134,8 +135,8 @@ def test_a_stream_belongs_to_the_same_partition_on_every_machine_and_for_ever() 
 
 # -- what is refused
 
-EVENT: Final = single(stored(7), after=5, of=4)
-MANY: Final = packed([stored(7), stored(9)], 5, 9, 4)
+EVENT: Final = single(stored(7), 5, 4, LEDGER)
+MANY: Final = packed([stored(7), stored(9)], 5, 9, 4, LEDGER)
 
 
 def without(record: Outgoing, name: str) -> Outgoing:
@@ -149,8 +150,10 @@ def saying(record: Outgoing, name: str, value: bytes) -> Outgoing:
 @pytest.mark.parametrize(
     "record",
     [
-        *(without(EVENT, name) for name in ("position", "leaf", "after", "until", "of")),
-        *(without(MANY, name) for name in ("after", "until", "of")),
+        *(without(EVENT, name) for name in ("position", "leaf", "after", "until", "of", "ledger")),
+        *(without(MANY, name) for name in ("after", "until", "of", "ledger")),
+        saying(EVENT, "ledger", b"aureus.other"),
+        saying(MANY, "ledger", b"aureus.other"),
         saying(EVENT, "position", b"seven"),
         saying(EVENT, "after", b""),
         saying(MANY, "events", b"3"),
@@ -170,13 +173,13 @@ def test_a_record_of_somebody_else_is_refused_with_its_partition(record: Outgoin
 
 def test_a_record_without_a_value_is_refused() -> None:
     with pytest.raises(BadRecord, match="partition 0"):
-        stretch_of(0, None, EVENT.headers)
+        stretch_of(0, None, EVENT.headers, LEDGER)
 
 
 def test_an_event_of_a_later_version_is_not_taken_for_a_bad_record() -> None:
     body = orjson.loads(EVENT.value) | {"type": "budgets.budget_dreamt"}
     with pytest.raises(UnknownEvent):
-        stretch_of(0, orjson.dumps(body), EVENT.headers)
+        stretch_of(0, orjson.dumps(body), EVENT.headers, LEDGER)
 
 
 # -- what was shipped once
@@ -190,7 +193,11 @@ def shipped() -> dict[str, Outgoing]:
         body = base64.b64decode(entry["payload"])
         said = orjson.loads(body)
         events.append(StoredEvent(position, said["tenant"], said["stream"], said["version"], said["type"], body, b"", b"%032d" % position))
-    return {"single": single(events[0], 0, 4, 2), "packed": packed(events, 0, 5, 4), "watermark": packed((), 5, 9, 4)}
+    return {
+        "single": single(events[0], 0, 4, LEDGER, 2),
+        "packed": packed(events, 0, 5, 4, LEDGER),
+        "watermark": packed((), 5, 9, 4, LEDGER),
+    }
 
 
 @pytest.mark.parametrize("name", ["single", "packed", "watermark"])
@@ -200,7 +207,7 @@ def test_records_are_what_they_were_when_they_were_shipped(name: str) -> None:
     assert (record.key.hex() if record.key else None, record.value.hex()) == (kept["key"], kept["value"])
     assert [[header, value.hex()] for header, value in record.headers] == kept["headers"]
     headers = [(header, bytes.fromhex(value)) for header, value in kept["headers"]]
-    assert stretch_of(2, bytes.fromhex(kept["value"]), headers) == read(record, 2)
+    assert stretch_of(2, bytes.fromhex(kept["value"]), headers, LEDGER) == read(record, 2)
 
 
 # -- the log as others read it

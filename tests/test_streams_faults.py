@@ -112,11 +112,13 @@ async def test_from_one_worker_to_three_and_back(database_url: str, keystore: Fi
             await s.moved()
             assert len(worker.state.partitions) == s.place.partitions
             others = [forked_worker(s, ()) for _ in range(2)]
-            await until(lambda: shares(s, [1, 1, 2]))
-            for _ in range(3):
-                await s.moved()
-            for other in others:
-                other.terminate()
+            try:
+                await until(lambda: shares(s, [1, 1, 2]))
+                for _ in range(3):
+                    await s.moved()
+            finally:
+                for other in others:
+                    other.terminate()
             await until(lambda: len(worker.state.partitions) == s.place.partitions)
             await s.moved()
             for other in others:

@@ -161,7 +161,7 @@ async def test_a_relay_killed_between_sending_and_noting_it(
 async def test_two_relays_at_once_double_every_record_and_no_event(database_url: str, keystore: FileKeystore, kafka: Kafka) -> None:
     """As if both led: one that hangs, and another that took over."""
     async with streams(database_url, keystore, kafka) as s, s.relaying(pack_from=20), s.working() as worker:
-        other = dataclasses.replace(stretches(s.place.topic, pack_from=7), lock=7_283_699, name="another relay")
+        other = dataclasses.replace(stretches(s.place.topic, s.ledger.name, pack_from=7), lock=7_283_699, name="another relay")
         task = asyncio.create_task(Relay(s.ledger, s.dsn, s.place, rendering=other).run())
         async with s.writing():
             await until(lambda: worker.state.duplicates > 200)

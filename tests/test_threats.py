@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import AsyncIterator
@@ -252,6 +253,8 @@ NASTY: Final = (
 )
 SLOW: Final = {"/v1/policies/conflicts", "/v1/decisions/replay"}
 """Each such question starts a process of its own: a few are enough."""
+FEEDS: Final = {"/v1/feeds/changes", "/v1/feeds/events"}
+"""What they answer never ends; what they refuse, tests/test_feeds.py tells."""
 GETS: Final = sorted({route.path for route in api_routes() if "GET" in (route.methods or ()) and route.include_in_schema})
 POSTS: Final = sorted({route.path for route in api_routes() if "POST" in (route.methods or ()) and "{" in route.path})
 
@@ -295,13 +298,24 @@ def naming(path: str, value: str) -> str:
     return re.sub(r"{\w+(:\w+)?}", lambda _: quote(value, safe=""), path)
 
 
+async def answered(bank: Aureus, path: str, **parameters: str) -> httpx.Response | None:
+    """None for a feed that has begun to tell: it took its parameters, and never ends."""
+    try:
+        async with asyncio.timeout(0.2 if path in FEEDS else None):
+            return await bank.get(path, AUD, **parameters)
+    except TimeoutError:
+        return None
+
+
 @pytest.mark.parametrize("path", GETS)
 async def test_no_parameter_of_a_read_is_ever_code(bank: Aureus, path: str) -> None:
     before = data_of(bank)
-    for nasty in NASTY[:2] if path in SLOW else NASTY:
-        answers = [await bank.get(naming(path, nasty), AUD)]
-        answers += [await bank.get(naming(path, "x"), AUD, **{name: nasty}) for name in parameters_of(path)]
+    for nasty in NASTY[:2] if path in SLOW or path in FEEDS else NASTY:
+        answers = [await answered(bank, naming(path, nasty))]
+        answers += [await answered(bank, naming(path, "x"), **{name: nasty}) for name in parameters_of(path)]
         for answer in answers:
+            if answer is None:
+                continue
             assert answer.status_code < 500, (answer.url, answer.text)
             assert "psycopg" not in answer.text
             assert "syntax error" not in answer.text

@@ -51,7 +51,7 @@ async def write(ledger: Ledger, events: int = 60) -> None:
 async def records(ledger: Ledger, after: int = 0, pack_from: int = 8, of: int = OF) -> list[Arrived]:
     """What a relay sends that has come to `after`, of every partition in turn."""
     events = await ledger.store.read(after, 1_000)
-    chains = stretches("topic", pack_from=pack_from).records(events, after, of)
+    chains = stretches("topic", ledger.name, pack_from=pack_from).records(events, after, of)
     return [
         Arrived(partition, offset, record.value, record.headers)
         for partition, chain in enumerate(chains)

@@ -83,7 +83,8 @@ def by_partition(found: Iterable[Record]) -> list[list[Stretch]]:
     """What the records of each partition speak for."""
     partitions: dict[int, list[Stretch]] = {}
     for record in found:
-        partitions.setdefault(record.partition, []).append(stretch_of(record.partition, record.value, record.headers))
+        ledger = dict(record.headers)["ledger"].decode()
+        partitions.setdefault(record.partition, []).append(stretch_of(record.partition, record.value, record.headers, ledger))
     return [partitions[partition] for partition in sorted(partitions)]
 
 

@@ -102,7 +102,7 @@ class Streams:
 
     @asynccontextmanager
     async def relaying(self, *, pack_from: int = PACK_FROM) -> AsyncIterator[Relay]:
-        relay = Relay(self.ledger, self.dsn, self.place, rendering=stretches(self.place.topic, pack_from=pack_from))
+        relay = Relay(self.ledger, self.dsn, self.place, rendering=stretches(self.place.topic, self.ledger.name, pack_from=pack_from))
         task = asyncio.create_task(relay.run())
         try:
             yield relay
