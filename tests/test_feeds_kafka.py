@@ -48,7 +48,7 @@ class Listener:
 async def followed(aureus: Aureus, place: KafkaPlace) -> AsyncIterator[tuple[Listener, Listener]]:
     """The events and the changed budgets, as feeds beside a relay tell them."""
     services = aureus.services
-    feeds = Feeds(services.ledger, services.reads, services.progress, services.projections, brought_by_kafka(place))
+    feeds = Feeds(services.ledger, services.reads, services.progress, services.projections, brought_by_kafka(place, services.ledger.name))
     async with (
         relaying(Relay(services.ledger, services.dsn, place)),
         feeds.events(ADM, None, lambda _: True) as events,
