@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 
@@ -19,6 +20,7 @@ from infra.keystore import FileKeystore
 from infra.ledger import Append, Ledger, StreamWrite
 from infra.opening import open_ledger
 from infra.read_models import create_read_models
+from infra.read_queries import ListQuery, Reads
 from infra.rebuild import Rebuilt, rebuild, rebuild_all
 from infra.tasks import ended
 from projections.budgets import PROJECTION as BUDGETS
@@ -151,6 +153,60 @@ async def test_a_projection_that_stops_does_not_hold_up_the_others_and_a_rebuild
     assert (await rebuild(database_url, FRAGILE, swap=True, accept_changes=True, progress=silent)).swapped
     await write(ledger, "budget:lake", 2, BudgetFunded(budget_id="lake", amount_minor=1, limit_minor=101))
     assert (await follow(ledger, database_url, FRAGILE)).stopped == {}
+
+
+@read_row
+class Level:
+    limit_minor: int
+    raised: int | None = None
+
+
+def levels(*, counting: bool) -> Projection:
+    """Limits of budgets, and in its second version how often each was raised."""
+    table: ReadTable[Level] = ReadTable("levels", Level, filters=("raised",))
+
+    @table.on(BudgetOpened, BudgetFunded)
+    def level(row: Level | None, recorded: Recorded[BudgetOpened | BudgetFunded], _id: str) -> Level:
+        raised = (row.raised or 0) + 1 if row else 0
+        return Level(recorded.event.limit_minor, raised if counting else None)
+
+    return Projection("levels", (table,), version=1 + counting)
+
+
+async def test_a_new_column_comes_beside_the_old_ones_and_no_read_fails_while_it_takes_their_place(
+    ledger: Ledger, database_url: str
+) -> None:
+    old, new = levels(counting=False), levels(counting=True)
+    await create_read_models(database_url, [old])
+    await write(ledger, "budget:lake", 0, BudgetOpened(budget_id="lake", label="Lake", currency="EUR", limit_minor=100))
+    await follow(ledger, database_url, old)
+    progress = Progress()
+    moving = asyncio.create_task(Runner(ledger, database_url, (*projections(), new), progress).run())
+    reads = Reads(database_url, [*projections(), new])
+    await reads.open()
+    seen: list[Level] = []
+
+    async def reading() -> None:
+        while True:
+            found = await reads.get(new.tables[0], "acme", "lake")
+            page = await reads.page(new.tables[0], "acme", ListQuery())
+            assert found is not None
+            assert len(page.documents) == 2, "this one, and the one of the history"
+            seen.append(Level(**orjson.loads(found.document)))
+
+    readers = [asyncio.create_task(reading()) for _ in range(3)]
+    for number in range(1, 7):
+        await write(ledger, "budget:lake", number, BudgetFunded(budget_id="lake", amount_minor=1, limit_minor=100 + number))
+        assert (await rebuild(database_url, new, swap=True, accept_changes=True, progress=silent)).swapped
+    position = (await ledger.refresh()).size
+    assert await progress.wait_for(position, 20)
+    assert [reader.exception() for reader in readers if reader.done()] == [], "a read failed"
+    await asyncio.sleep(0.1)
+    await ended(*readers, moving)
+    assert seen[-1] == Level(106, 6)
+    await reads.close()
+    assert [level.limit_minor for level in seen] == sorted(level.limit_minor for level in seen)
+    assert all(result.equal for result in await rebuild_all(database_url, [new], swap=False, accept_changes=False, progress=silent))
 
 
 async def test_an_event_that_this_version_does_not_know_ends_the_rebuild(ledger: Ledger, database_url: str) -> None:

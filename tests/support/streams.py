@@ -38,7 +38,7 @@ from streams.worker import Worker
 from tests.support.kafka import Kafka
 from tests.support.kernel import unequal
 
-LEVEL_SECONDS_MAX: Final = 60.0
+LEVEL_SECONDS_MAX: Final = 120.0
 _POLL_SECONDS: Final = 0.02
 _LOWEST: Final = "SELECT min(position) FROM projections.positions WHERE stopped IS NULL AND name = ANY(%s)"
 
