@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -244,7 +246,10 @@ async def test_a_step_waits_for_its_approval_and_no_longer_than_the_saga_may(at:
     async def reserving(_story: Story) -> list[Wanted]:
         return [Wanted(ReserveFunds(budget_id="alp", amount_minor=5))]
 
-    sagas = (presents(FIRST, Step("reserve", reserving), timeout_seconds=1.5),)
+    async def soon(recorded: Recorded[Any], _reads: ReadRows) -> datetime:
+        return recorded.at + timedelta(seconds=3 if recorded.entity == "lake-2" else 60)
+
+    sagas = (replace(presents(FIRST, Step("reserve", reserving)), until=soon),)
     await at.do(opening("alp", "CHF"))
     async with at.reacting(sagas=sagas):
         await at.do(opening("lake-1"))

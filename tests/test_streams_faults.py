@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -236,7 +234,9 @@ async def test_postgresql_restarted_and_killed_under_load(tmp_path: Path, keysto
                 await asyncio.to_thread(postgres.stop)
                 await asyncio.to_thread(postgres.start)
                 await s.moved()
-                os.kill(int((postgres.data_dir / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+                victim = psutil.Process(int((postgres.data_dir / "postmaster.pid").read_text().split()[0]))
+                victim.kill()
+                await asyncio.to_thread(victim.wait, 30)  # until it is gone, it is a server that is still there and lets nobody in
                 await asyncio.to_thread(postgres.start)
                 await s.moved()
             await s.level()
