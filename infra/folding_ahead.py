@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 from domain.kernel import Recorded
 from infra.read_models import Overtaken, ReadModelWriter, load_open
 from infra.read_tables import LIVE, schema_name
-from projections.engine import Folding, Projection, ProjectionError, RowKey, touched
+from projections.engine import Folding, Projection, ProjectionError, RowKey, kinds_of, touched
 
 SLICE_EVENTS: Final = 64
 """Folding holds the event loop up: after this many, others have their turn."""
@@ -91,11 +91,11 @@ class FoldingAhead:
         """The batch folded upon what the one under way leaves behind; None when a projection cannot, which the writer will deal with."""
         foldings: dict[str, Folding] = {}
         fresh: dict[str, Fresh] = {}
-        first = batch[0].position
+        first, kinds = batch[0].position, kinds_of(batch)
         try:
             for name, projection in self._writer.projections.items():
                 if name in self._writer.led:
-                    foldings[name], keys = await self._fold(projection, batch)
+                    foldings[name], keys = await self._fold(projection, projection.concerning(batch, kinds))
                     rows = foldings[name].rows
                     fresh[name] = {key: row for key in keys if (row := rows.get(key)) is None or row[0] >= first}
         except ProjectionError:

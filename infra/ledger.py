@@ -27,6 +27,8 @@ __all__ = ["AlreadyAnswered", "Append", "Conflict", "Ledger", "LedgerUnavailable
 MAX_QUEUED_APPENDS: Final = 20_000
 KNOWN_STREAMS: Final = 100_000
 MAX_TRIES: Final = 3
+SLICE_EVENTS: Final = 128
+"""Reading what is stored holds the event loop up: after this many, others have their turn."""
 KEYS: Final = (SYSTEM_TENANT, KEY_STREAM)
 
 
@@ -310,7 +312,13 @@ class Ledger:
 
     async def read(self, after_position: int = 0, limit: int = 1_000) -> list[Recorded[Event]]:
         """Events in order of position."""
-        return [_as_signed(event) for event in await self.store.read(after_position, limit)]
+        stored = await self.store.read(after_position, limit)
+        events: list[Recorded[Event]] = []
+        for start in range(0, len(stored), SLICE_EVENTS):
+            if start:
+                await asyncio.sleep(0)
+            events += [_as_signed(event) for event in stored[start : start + SLICE_EVENTS]]
+        return events
 
     async def read_types(self, types: Collection[str], after_position: int, up_to: int) -> list[Recorded[Event]]:
         """The events of some types among those up to a position, in order."""

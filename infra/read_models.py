@@ -7,6 +7,7 @@ transaction, so each event takes effect exactly once, whoever runs this and howe
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
@@ -17,14 +18,14 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from domain.kernel import Recorded
+from domain.kernel import Event, Recorded
 from infra import tracing
 from infra.binary_arrays import TextArray, bigints, jsonbs, texts
 from infra.measures import PROJECTED
 from infra.partitions import partition_of
 from infra.process import this_process
 from infra.read_tables import LIVE, all_statements, schema_name
-from projections.engine import OPEN, Folding, Open, Projection, ProjectionError, ReadTable, RowKey, RowVersion, touched
+from projections.engine import OPEN, Folding, Open, Projection, ProjectionError, ReadTable, RowKey, RowVersion, kinds_of, touched
 
 Connection = psycopg.AsyncConnection[TupleRow]
 READ_MODELS_LOCK: Final = 7_283_642
@@ -54,7 +55,10 @@ _POSITIONS: Final = """
 _LEAD: Final = "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_try_advisory_lock({lock}, hashtext(name))"
 _ALONE: Final = "SELECT pg_advisory_xact_lock({gate}, hashtext(name)) FROM unnest(%s::text[]) AS name"
 _TOGETHER: Final = "SELECT pg_advisory_xact_lock_shared({gate}, hashtext(name)) FROM unnest(%s::text[]) AS name"
-_STANDINGS: Final = "SELECT name, version, position, stopped, swaps FROM projections.positions WHERE name = ANY(%s) ORDER BY name"
+_STANDINGS: Final = """
+    SELECT name, version, position, stopped, swaps, EXISTS (SELECT FROM projections.ahead AS a WHERE a.name = p.name)
+    FROM projections.positions AS p WHERE name = ANY(%s) ORDER BY name
+"""
 _MOVE: Final = "UPDATE projections.positions SET position = %s WHERE name = ANY(%s)"
 _AHEAD: Final = "SELECT name, partition, of, position FROM projections.ahead WHERE name = ANY(%s)"
 _OVERTAKEN: Final = "DELETE FROM projections.ahead WHERE name = ANY(%s) AND position <= %s"
@@ -100,6 +104,8 @@ class Standing:
     stopped: str | None
     swaps: int
     """How often a rebuild has taken the place of its tables."""
+    shared_out: bool
+    """Whether partitions of it may be further than it is."""
 
 
 @cache
@@ -253,10 +259,9 @@ class ReadModelWriter:
         async with connection.pipeline(), connection.transaction():
             await connection.execute(_with_locks(_ALONE), (names,), prepare=True)
             found = await connection.execute(_STANDINGS, (names,), prepare=True)
-            found_ahead = await connection.execute(_AHEAD, (names,), prepare=True)
             standings = [Standing(*row) for row in await found.fetchall()]
             as_before = {standing.name: standing.swaps for standing in standings} == self._swaps
-            if not as_before or any(s.stopped or s.position != first - 1 for s in standings) or await found_ahead.fetchall():
+            if not as_before or any(s.stopped or s.shared_out or s.position != first - 1 for s in standings):
                 raise Overtaken
             for name, folding in foldings.items():
                 await write_changes(connection, schema_name(name, LIVE), folding, range(first, last + 1))
@@ -281,10 +286,10 @@ class ReadModelWriter:
         async with connection.pipeline(), connection.transaction():
             await connection.execute(_with_locks(_ALONE), (names,), prepare=True)
             found = await connection.execute(_STANDINGS, (names,), prepare=True)
-            found_ahead = await connection.execute(_AHEAD, (names,), prepare=True)
-            asked = {name: await self._ask(self.projections[name], batch) for name in names}
+            kinds = kinds_of(batch)
+            asked = {name: await self._ask(self.projections[name], batch, kinds) for name in names}
             standings = [Standing(*row) for row in await found.fetchall()]
-            ahead = _by_projection(await found_ahead.fetchall())
+            ahead = await self._ahead(names) if any(standing.shared_out for standing in standings) else {}
             moving = [s for s in standings if s.stopped is None and first - 1 <= s.position < last]
             for standing in moving:
                 new = _not_yet(batch[standing.position + 1 - first :], *ahead.get(standing.name, _NOWHERE_AHEAD))
@@ -295,6 +300,9 @@ class ReadModelWriter:
                 await connection.execute(_OVERTAKEN, (moved, last), prepare=True)
         return [replace(standing, position=last) if standing in moving else standing for standing in standings]
 
+    async def _ahead(self, names: list[str]) -> dict[str, tuple[int, dict[int, int]]]:
+        return _by_projection(await (await self._connection.execute(_AHEAD, (names,), prepare=True)).fetchall())
+
     async def _advance_stretches(self, names: list[str], stretches: Sequence[Stretch]) -> list[Standing]:
         """`_advance`, beside others who do the same with other partitions."""
         connection, of = self._connection, stretches[0].of
@@ -304,7 +312,8 @@ class ReadModelWriter:
             await connection.execute(_with_locks(_TOGETHER), (names,), prepare=True)
             found = await connection.execute(_STANDINGS, (names,), prepare=True)
             found_ahead = await connection.execute(_OWN_AHEAD, (names, of, partitions), prepare=True)
-            asked = {name: await self._ask(self.projections[name], batch) for name in names}
+            kinds = kinds_of(batch)
+            asked = {name: await self._ask(self.projections[name], batch, kinds) for name in names}
             standings = [Standing(*row) for row in await found.fetchall()]
             ahead = _by_projection(await found_ahead.fetchall())
             moved: list[tuple[str, int, int, int]] = []
@@ -327,6 +336,7 @@ class ReadModelWriter:
         """Folds events into a projection's rows, and sends off what changed."""
         if isinstance(asked, ProjectionError):
             raise _Stopped(name) from asked
+        new = self.projections[name].concerning(new, kinds_of(new))
         if not new:
             return
         folding = Folding(self.projections[name], await answered(asked))
@@ -336,10 +346,12 @@ class ReadModelWriter:
             raise _Stopped(name) from error
         await write_changes(self._connection, schema_name(name, LIVE), folding, {recorded.position for recorded in new})
 
-    async def _ask(self, projection: Projection, batch: Sequence[Recorded[Any]]) -> Asked | ProjectionError:
+    async def _ask(
+        self, projection: Projection, batch: Sequence[Recorded[Any]], kinds: AbstractSet[type[Event]]
+    ) -> Asked | ProjectionError:
         """The rows the batch touches; an error matters only if the projection is to move, so it is told, not raised."""
         try:
-            keys = touched(projection, batch)
+            keys = touched(projection, projection.concerning(batch, kinds))
         except ProjectionError as error:
             return error
         return await ask_open(self._connection, projection, schema_name(projection.name, LIVE), keys)

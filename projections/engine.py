@@ -6,7 +6,8 @@ memory up to any position. Whoever runs it loads the rows a batch touches, folds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeVar, dataclass_transform
@@ -117,6 +118,12 @@ class Projection:
                 found.setdefault(event, []).extend((table.name, keys, fold) for keys, fold in folds)
         return found
 
+    def concerning(self, batch: Sequence[Recorded[Any]], kinds: AbstractSet[type[Event]]) -> Sequence[Recorded[Any]]:
+        """The events of a batch that it folds; `kinds` are all kinds of events in there. Most batches concern few projections."""
+        if self.folds.keys().isdisjoint(kinds):
+            return ()
+        return batch if self.folds.keys() >= kinds else [recorded for recorded in batch if type(recorded.event) in self.folds]
+
 
 Open = dict[RowKey, tuple[int, Any]]
 """Rows as they stand: row key -> (position since which, row)."""
@@ -131,6 +138,11 @@ class RowVersion(NamedTuple):
     from_position: int
     to_position: int
     row: Any
+
+
+def kinds_of(batch: Iterable[Recorded[Any]]) -> AbstractSet[type[Event]]:
+    """The kinds of events in a batch."""
+    return {type(recorded.event) for recorded in batch}
 
 
 def touched(projection: Projection, batch: Iterable[Recorded[Any]]) -> set[RowKey]:

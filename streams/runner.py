@@ -21,7 +21,7 @@ from streams.progress import Progress
 
 BATCH_EVENTS: Final = 64
 """Folding holds the event loop up: this many at once cost a request that waits behind them a few milliseconds."""
-CATCH_UP_EVENTS: Final = 256
+CATCH_UP_EVENTS: Final = 512
 """At once when there are many to catch up with: each slice of them lets others have their turn."""
 FILLING_SECONDS: Final = 0.005
 """How long a batch may fill under load: each has its price, whatever it holds."""
