@@ -15,7 +15,8 @@ from infra.keystore import LEDGER_ROLES, FileKeystore, FileSigner, KeystoreError
 from infra.ledger import Ledger
 from infra.memory_store import MemoryStore
 from infra.merkle import Frontier
-from infra.postgres_store import PostgresStore, create_schema
+from infra.postgres_store import PostgresStore
+from infra.schema import create_schema
 from infra.sealing import Head, Sealer, SealingHelper, Signers
 from infra.sealing_helper import ProcessHelper
 from infra.settings import SettingsError

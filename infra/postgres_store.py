@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -17,15 +16,13 @@ from domain.ledger import LedgerUnavailable, StreamKey
 from infra.anchors import PostgresAnchors
 from infra.merkle import Frontier
 from infra.raw_append import RawConnection
+from infra.schema import APPLICATION_ROLE
 from infra.sealing import Batch, Head, StreamHead
-from infra.settings import SettingsError
 from infra.store import HeadMoved, StoredEvent, StreamTaken
 from infra.vault import Vault
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-APPLICATION_ROLE: Final = "aureus_app"
-SCHEMA_LOCK: Final = 7_283_641
 RECONNECT_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 0.05
 POLL_SECONDS: Final = 1.0
@@ -50,53 +47,6 @@ _HEADS: Final = """
         WHERE tenant = wanted.tenant AND stream = wanted.stream ORDER BY version DESC LIMIT 1
     ) AS last
 """
-
-
-async def create_schema(dsn: str) -> None:
-    """Creates what is missing, as the database's owner, and the role the application works under.
-
-    Raises SettingsError when the database cannot be reached, or its user may not do that.
-    """
-    try:
-        await _create_schema(dsn)
-    except errors.InsufficientPrivilege as error:
-        raise SettingsError(
-            "DATABASE_URL",
-            f"its user may not set the ledger up: {error.diag.message_primary}.",
-            f"Let a superuser run: CREATE ROLE {APPLICATION_ROLE} NOLOGIN; GRANT {APPLICATION_ROLE} TO <user> WITH ADMIN OPTION; "
-            "GRANT CREATE ON DATABASE <name> TO <user>;",
-        ) from error
-    except psycopg.OperationalError as error:
-        raise SettingsError(
-            "DATABASE_URL", f"the database cannot be reached: {error}.", "Check the address, the password and the server."
-        ) from error
-
-
-async def _create_schema(dsn: str) -> None:
-    here = Path(__file__).parent
-    schema = "\n".join(path.read_text() for path in (here / "schema.sql", *sorted(here.glob("schema_*.sql"))))
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection, connection.transaction():
-        # Roles belong to the whole server: two databases set up at once would race for the same one.
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-        known = await (await connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (APPLICATION_ROLE,))).fetchone()
-        if known is None:
-            try:
-                async with connection.transaction():
-                    await connection.execute(f"CREATE ROLE {APPLICATION_ROLE} NOLOGIN")
-            except (errors.DuplicateObject, errors.UniqueViolation):
-                pass
-        member = await (await connection.execute("SELECT pg_has_role(current_user, %s, 'MEMBER')", (APPLICATION_ROLE,))).fetchone()
-        if not (member and member[0]):
-            await connection.execute(f"GRANT {APPLICATION_ROLE} TO CURRENT_USER")
-        await connection.execute(schema)
-        await connection.execute(
-            f"""
-            GRANT USAGE ON SCHEMA ledger, vault TO {APPLICATION_ROLE};
-            GRANT SELECT, INSERT ON ledger.events, ledger.checkpoints, ledger.requests TO {APPLICATION_ROLE};
-            GRANT SELECT, INSERT, UPDATE ON ledger.head TO {APPLICATION_ROLE};
-            GRANT SELECT, INSERT, DELETE ON vault.keys, vault.disclosures TO {APPLICATION_ROLE};
-            """
-        )
 
 
 async def _as_application(connection: Connection) -> None:

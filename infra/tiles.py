@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from domain.ledger import LedgerUnavailable
-from infra.postgres_store import APPLICATION_ROLE
+from infra.schema import APPLICATION_ROLE
 from infra.verifier.tree import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, ProofError, TileTree, subtree_root, tile_path, tile_width
 
 Place = tuple[int, int, int]

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from domain.kernel import JsonObject
-from infra.postgres_store import APPLICATION_ROLE
+from infra.schema import APPLICATION_ROLE
 from infra.verifier.topics import EMPTY_CHAIN, RULES, TopicFold, chain_step, index_entry, recalls, topics_of
 from infra.verifier.tree import EMPTY_ROOT, leaf_hash, node_hash
 

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from infra.envelope import PAYLOAD_TYPE
 from infra.packing.plan import BuildFailed
-from infra.postgres_store import APPLICATION_ROLE
+from infra.schema import APPLICATION_ROLE
 
 Connection = psycopg.Connection[TupleRow]
 Positions: TypeAlias = "array[int]"

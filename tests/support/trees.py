@@ -10,7 +10,7 @@ from domain.budgets import BudgetOpened
 from domain.ledger import Append, StreamWrite
 from domain.values import uuid7
 from infra.ledger import Ledger
-from infra.postgres_store import create_schema
+from infra.schema import create_schema
 
 
 def planted_leaf(position: int) -> bytes:
