@@ -16,7 +16,8 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from domain.kernel import Recorded
-from infra.read_models import Overtaken, ReadModelWriter, load_open
+from infra.read_models import Overtaken, ReadModelWriter
+from infra.read_rows import load_open
 from infra.read_tables import LIVE, schema_name
 from projections.engine import Folding, Projection, ProjectionError, RowKey, kinds_of, touched
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from infra.secret_files import secret_in
 from infra.settings_error import SettingsError
 
 _SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_SHARED: Final = stat.S_IRWXG | stat.S_IRWXO
 MAX_PARTITIONS: Final = 64
 
 
@@ -86,13 +85,4 @@ def _password(password: str | None, file: str | None) -> str:
     name = "AUREUS_KAFKA_PASSWORD_FILE"
     if file is None:
         raise SettingsError("AUREUS_KAFKA_PASSWORD", "AUREUS_KAFKA_USER has none.", f"Set it, or {name}.")
-    path = Path(file)
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(name, f"{path} cannot be read: {error}.", "Name a file that holds the password and nothing else.") from error
-    if mode & _SHARED:
-        raise SettingsError(name, f"{path} is open to other accounts (mode {stat.S_IMODE(mode):04o}).", f"Close it: chmod 0600 {path}")
-    if not text:
-        raise SettingsError(name, f"{path} is empty.", "Write the password into it.")
-    return text
+    return secret_in(name, Path(file), "password")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from infra.secret_files import secret_in
 from infra.settings_error import SettingsError
 
 Exporter = Literal["otlp", "console"]
 LOG_FORMATS: Final = ("text", "json")
 METRICS_TOKEN_LENGTH_MIN: Final = 16
-_SHARED: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True)
@@ -68,18 +67,8 @@ def _port(text: str | None) -> int | None:
 def _token(token: str | None, file: str | None) -> str | None:
     name = "AUREUS_METRICS_TOKEN" if token is not None else "AUREUS_METRICS_TOKEN_FILE"
     if token is None and file is not None:
-        token = _from_file(name, Path(file))
+        token = secret_in(name, Path(file), "token")
     if token is not None and not (len(token) >= METRICS_TOKEN_LENGTH_MIN and token.isascii() and token.isprintable() and " " not in token):
         rule = f"it has to be {METRICS_TOKEN_LENGTH_MIN} or more ASCII characters without a space."
         raise SettingsError(name, rule, "Make one: openssl rand -hex 32")
     return token
-
-
-def _from_file(name: str, path: Path) -> str:
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(name, f"{path} cannot be read: {error}.", "Name a file that holds the token and nothing else.") from error
-    if mode & _SHARED:
-        raise SettingsError(name, f"{path} is open to other accounts (mode {stat.S_IMODE(mode):04o}).", f"Close it: chmod 0600 {path}")
-    return text

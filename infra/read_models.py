@@ -6,28 +6,24 @@ transaction, so each event takes effect exactly once, whoever runs this and howe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, LiteralString, Protocol
 
-import orjson
 import psycopg
-from psycopg import sql
 from psycopg.rows import TupleRow
 
 from domain.kernel import Event, Recorded
 from infra import tracing
-from infra.binary_arrays import TextArray, bigints, jsonbs, texts
 from infra.measures import PROJECTED
 from infra.partitions import partition_of
 from infra.process import this_process
+from infra.read_rows import Asked, Connection, answered, ask_open, write_changes
 from infra.read_tables import LIVE, all_statements, schema_name
-from projections.engine import OPEN, Folding, Open, Projection, ProjectionError, ReadTable, RowKey, RowVersion, kinds_of, touched
+from projections.engine import Folding, Projection, ProjectionError, kinds_of, touched
 
-Connection = psycopg.AsyncConnection[TupleRow]
 READ_MODELS_LOCK: Final = 7_283_642
 
 GATE_LOCK: Final = 7_283_648
@@ -77,21 +73,6 @@ _SETTLE: Final = """
     ) AS least
     WHERE p.name = least.name AND p.position < least.position
 """
-# By the key of versions, and in a way that leaves the planner no other index: without statistics yet, it may find any as good.
-_LOAD: Final = """
-    SELECT wanted.tenant, wanted.id, latest.from_position, latest.doc::text FROM unnest(%b, %b) AS wanted(tenant, id)
-    CROSS JOIN LATERAL (
-        SELECT from_position, to_position, doc FROM {table} AS t WHERE t.tenant = wanted.tenant AND t.id = wanted.id
-        ORDER BY t.from_position DESC LIMIT 1
-    ) AS latest
-    WHERE latest.to_position = {open}
-"""
-_END: Final = """
-    UPDATE {table} AS t SET to_position = ended.to_position
-    FROM unnest(%b, %b, %b, %b) AS ended(tenant, id, from_position, to_position)
-    WHERE t.tenant = ended.tenant AND t.id = ended.id AND t.from_position = ended.from_position
-"""
-_BEGIN: Final = "INSERT INTO {table} SELECT * FROM unnest(%b, %b, %b, %b, %b)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +87,6 @@ class Standing:
     """How often a rebuild has taken the place of its tables."""
     shared_out: bool
     """Whether partitions of it may be further than it is."""
-
-
-@cache
-def statement(text: LiteralString, schema: str, table: str) -> bytes:
-    return sql.SQL(text).format(table=sql.Identifier(schema, table), open=sql.Literal(OPEN)).as_bytes()
-
-
-def encode(row: Any) -> bytes:
-    return orjson.dumps(row)
 
 
 async def create_read_models(dsn: str, projections: Sequence[Projection]) -> None:
@@ -413,67 +385,3 @@ def _linked(stretches: Iterable[Stretch], came_to: Mapping[int, int]) -> dict[in
 class _Stopped(Exception):
     def __init__(self, projection: str) -> None:
         self.projection = projection
-
-
-Asked = list[tuple[ReadTable[Any], psycopg.AsyncCursor[TupleRow]]]
-
-
-async def ask_open(connection: Connection, projection: Projection, schema: str, keys: Iterable[RowKey]) -> Asked:
-    """Asks for the open rows among `keys`, in one query per table; in a pipeline nobody waits yet."""
-    wanted: dict[str, list[tuple[str, str]]] = {}
-    for table, tenant, row_id in keys:
-        wanted.setdefault(table, []).append((tenant, row_id))
-    asked = []
-    for read in projection.tables:
-        if read.name in wanted and not read.immutable:
-            tenants, ids = zip(*wanted[read.name], strict=True)
-            query = statement(_LOAD, schema, read.name)
-            asked.append((read, await connection.execute(query, (texts(tenants), texts(ids)), prepare=True)))
-    return asked
-
-
-async def answered(asked: Asked) -> Open:
-    """The rows that were asked for."""
-    rows: Open = {}
-    for read, cursor in asked:
-        for tenant, row_id, since, document in await cursor.fetchall():
-            rows[read.name, tenant, row_id] = (since, read.row(**orjson.loads(document)))
-    return rows
-
-
-async def load_open(connection: Connection, projection: Projection, schema: str, keys: Iterable[RowKey]) -> Open:
-    return await answered(await ask_open(connection, projection, schema, keys))
-
-
-async def write_changes(connection: Connection, schema: str, folding: Folding, of_batch: Container[int]) -> None:
-    """Writes what a batch of events at these positions changed: versions that ended, and versions that began."""
-    ended: dict[str, list[RowVersion]] = {}
-    began: dict[str, list[RowVersion]] = {}
-    for version in folding.ended:
-        kind = began if version.from_position in of_batch else ended
-        kind.setdefault(version.table, []).append(version)
-    for key, (since, row) in folding.rows.items():
-        if since in of_batch:
-            began.setdefault(key[0], []).append(RowVersion(*key, since, OPEN, row))
-    for table, versions in ended.items():
-        columns = (*_keys(versions), bigints([v.from_position for v in versions]), bigints([v.to_position for v in versions]))
-        await connection.execute(statement(_END, schema, table), columns, prepare=True)
-    for table, versions in began.items():
-        await connection.execute(statement(_BEGIN, schema, table), _columns(versions), prepare=True)
-
-
-def _keys(versions: Sequence[RowVersion]) -> tuple[TextArray, TextArray]:
-    return texts([v.tenant for v in versions]), texts([v.id for v in versions])
-
-
-def _columns(versions: Sequence[RowVersion]) -> tuple[bytes, ...]:
-    return (
-        *_keys(versions),
-        bigints([v.from_position for v in versions]),
-        bigints([v.to_position for v in versions]),
-        jsonbs([encode(v.row) for v in versions]),
-    )
-
-
-Progress = Callable[[str, int, int], Awaitable[None]]
-"""progress(phase, done, total)"""

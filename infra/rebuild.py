@@ -6,7 +6,7 @@ import asyncio
 import os
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,11 +17,14 @@ from psycopg.rows import TupleRow
 
 from infra.build import Build, TableBuild, build
 from infra.envelope import recorded
-from infra.read_models import Progress, close_gate, load_open, partitions_ahead, taken, write_changes
+from infra.read_models import close_gate, partitions_ahead, taken
+from infra.read_rows import load_open, write_changes
 from infra.read_tables import LIVE, SHADOW, create_table, index_statements, schema_name
 from projections.engine import OPEN, Folding, Open, Projection, touched, unread_events
 
 Connection = psycopg.AsyncConnection[TupleRow]
+Progress = Callable[[str, int, int], Awaitable[None]]
+"""progress(phase, done, total)"""
 PROCESS_EVENTS_MIN: Final = 20_000
 """From so many events on it is worth starting processes, which leave the API's own core alone."""
 CATCH_UP_EVENTS: Final = 5_000

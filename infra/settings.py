@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from infra.kafka_settings import KafkaPlace, kafka_place
 from infra.observing_settings import Observing, observing
+from infra.secret_files import secret_in
 from infra.settings_error import SettingsError
 from infra.verifier.notes import WITNESS, BadNote, VerifierKey
 
@@ -27,7 +28,6 @@ _PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-
 _REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
 _THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _TOKEN_ROLES: Final = ("root", "log", "service")
-_SHARED: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True)
@@ -371,17 +371,7 @@ def _pin(pin: str | None, file: str | None) -> str:
         return pin
     if file is None:
         raise SettingsError("AUREUS_PKCS11_PIN", "nothing opens the token.", "Set it, or AUREUS_PKCS11_PIN_FILE.")
-    path, name = Path(file), "AUREUS_PKCS11_PIN_FILE"
-    try:
-        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(name, f"{path} cannot be read: {error}.", "Name a file that holds the PIN and nothing else.") from error
-    if mode & _SHARED:
-        shown = f"{stat.S_IMODE(mode):04o}"
-        raise SettingsError(name, f"{path} is open to other accounts (mode {shown}).", f"Close it: chmod 0600 {path}")
-    if not text:
-        raise SettingsError(name, f"{path} is empty.", "Write the PIN into it.")
-    return text
+    return secret_in("AUREUS_PKCS11_PIN_FILE", Path(file), "PIN")
 
 
 def _url(name: str, text: str) -> SplitResult:

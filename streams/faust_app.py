@@ -72,7 +72,13 @@ async def following(
     group = group or group_name(ledger.name)
     leaving = asyncio.Event()
     moving = asyncio.create_task(worker.run(), name="worker")
-    moving.add_done_callback(lambda _task: leaving.set())
+
+    def leave(task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # the worker has said it already
+        leaving.set()
+
+    moving.add_done_callback(leave)
     bringing = asyncio.create_task(_bring(place, group, worker, leaving), name="faust")
     saying = asyncio.create_task(say(worker, dsn), name="worker-roster")
     try:

@@ -77,7 +77,8 @@ async def watch(progress: Progress, dsn: str, reads: Reads) -> None:
             async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=5) as connection:
                 await connection.execute(f"LISTEN {CHANNEL}")
                 while True:
-                    await progress.reached(await reads.position())
+                    if not progress.told:
+                        await progress.reached(await reads.position())
                     async for _ in connection.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                         pass
         except psycopg.OperationalError:

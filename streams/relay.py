@@ -11,7 +11,6 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,11 +21,11 @@ from infra.ledger import Ledger
 from infra.measures import Reading
 from infra.partitions import partition_of
 from infra.store import StoredEvent
-from infra.tasks import ended
 from streams.leading import Connection, lead
 from streams.positions import RELAY, RELAY_LOCK, move, place, position_of
 from streams.producing import Producer, acknowledged, producing
 from streams.records import Outgoing, packed, single
+from streams.waking import woken
 
 BATCH_EVENTS: Final = 500
 """Read at once. More would hold the event loop up for longer than a request likes to wait."""
@@ -105,7 +104,6 @@ class Relay:
         self._ledger, self._dsn, self._place = ledger, dsn, place
         self._rendering = rendering or stretches(place.topic, ledger.name)
         self._wake = asyncio.Event()
-        ledger.on_commit.append(lambda _size: self._wake.set())
         self.leading = False
         self.position = 0
         """Up to where the broker has acknowledged everything, while this one leads."""
@@ -116,11 +114,8 @@ class Relay:
 
     async def run(self) -> None:
         """For ever: a broker or a database that is away is waited for."""
-        listening = asyncio.create_task(self._listen(), name="relay-listener")
-        try:
+        async with woken(self._ledger) as self._wake:
             await lead(self._dsn, self._rendering.lock, "relays", self._lead)
-        finally:
-            await ended(listening)
 
     @property
     def name(self) -> str:
@@ -135,12 +130,6 @@ class Relay:
         yield "aureus_relay_sent_events_total", name, self.sent_events
         yield "aureus_relay_sent_records_total", name, self.sent_records
         yield "aureus_relay_sent_bytes_total", name, self.sent_bytes
-
-    async def _listen(self) -> None:
-        """Other processes append too: their NOTIFY, or the poll behind it, wakes this one."""
-        async with aclosing(self._ledger.appended()) as sizes:  # type: ignore[type-var]
-            async for _ in sizes:
-                self._wake.set()
 
     async def _lead(self, connection: Connection) -> None:
         """Leads for as long as the connection lives; each round of its loop ends with the loss of the broker."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import aclosing
 from random import SystemRandom
 from typing import Final
 
@@ -18,6 +17,7 @@ from infra.read_models import ReadModelWriter
 from infra.tasks import ended
 from projections.engine import Projection
 from streams.progress import Progress
+from streams.waking import woken
 
 BATCH_EVENTS: Final = 64
 """Folding holds the event loop up: this many at once cost a request that waits behind them a few milliseconds."""
@@ -38,17 +38,14 @@ class Runner:
 
     def __init__(self, ledger: Ledger, dsn: str, projections: Sequence[Projection], progress: Progress) -> None:
         self._ledger, self._dsn, self._projections, self._progress = ledger, dsn, projections, progress
-        self._wake = asyncio.Event()
         self.stopped: dict[str, str] = {}
-        ledger.on_commit.append(lambda _size: self._wake.set())
 
     async def run(self) -> None:
         """Follows the ledger for ever; after a lost database or leadership it simply begins again."""
-        listening = asyncio.create_task(self._listen(), name="ledger-listener")
-        try:
+        async with woken(self._ledger) as wake:
             while True:
                 try:
-                    await self._follow()
+                    await self._follow(wake)
                 except (psycopg.OperationalError, LedgerUnavailable) as error:
                     _log.warning("the read models wait for the database: %s", error)
                 except UnknownEvent as error:
@@ -58,30 +55,22 @@ class Runner:
                     _log.exception("the read models cannot go on")
                 await self._progress.tell(False)
                 await asyncio.sleep(RETRY_SECONDS)
-        finally:
-            await ended(listening)
 
-    async def _listen(self) -> None:
-        """Other processes append too: their NOTIFY, or the poll behind it, wakes this one."""
-        async with aclosing(self._ledger.appended()) as sizes:  # type: ignore[type-var]
-            async for _ in sizes:
-                self._wake.set()
-
-    async def _follow(self) -> None:
+    async def _follow(self, wake: asyncio.Event) -> None:
         writer = await ReadModelWriter.connect(self._dsn, self._projections)
         try:
             if await writer.lead_all():
-                await self._lead(writer)
+                await self._lead(writer, wake)
             await asyncio.sleep(_dice.uniform(0.5, 1.5) * STANDBY_SECONDS)
         finally:
             await writer.close()
 
-    async def _lead(self, writer: ReadModelWriter) -> None:
+    async def _lead(self, writer: ReadModelWriter, wake: asyncio.Event) -> None:
         reached = await self._lowest(writer)
         await self._progress.tell(True)
         while True:
             await self._progress.reached(reached)
-            self._wake.clear()
+            wake.clear()
             batch = await self._ledger.read(reached, BATCH_EVENTS)
             if len(batch) == BATCH_EVENTS:
                 reached = await self._catch_up(writer, batch)
@@ -92,7 +81,7 @@ class Runner:
                 if len(batch) > FEW_EVENTS:
                     await asyncio.sleep(FILLING_SECONDS)
             elif reached == (reached := await self._lowest(writer)):
-                await self._wake.wait()
+                await wake.wait()
 
     async def _catch_up(self, writer: ReadModelWriter, batch: Sequence[Recorded[Event]]) -> int:
         """Takes in batch after batch while they are full; three things happen side by side: one is read, one folded, one written."""

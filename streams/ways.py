@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from domain.kernel import UnknownEvent
 from infra.kafka_settings import KafkaPlace
 from infra.ledger import Ledger
 from infra.tasks import ended
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 BESIDE_REQUESTS_EVENTS: Final = 128
 """At once, for a worker that shares its process with requests: folding holds them up."""
-_log = logging.getLogger("aureus.projections")
 
 
 def follow_ledger(ledger: Ledger, dsn: str, projections: Sequence[Projection], progress: Progress, stack: AsyncExitStack) -> None:
@@ -52,12 +49,5 @@ async def follow_kafka(
     from streams.faust_app import following  # noqa: PLC0415 - Faust takes long to load
 
     entered = following(place, ledger, dsn, projections, progress, batch_events=BESIDE_REQUESTS_EVENTS)
-    worker, moving = await stack.enter_async_context(entered)
-    moving.add_done_callback(_say)
+    worker, _ = await stack.enter_async_context(entered)  # it says itself why it stops; a server answers on with what it has
     return worker
-
-
-def _say(moving: asyncio.Task[None]) -> None:
-    """A server answers on with what the read models were before an event that it does not know."""
-    if not moving.cancelled() and isinstance(error := moving.exception(), UnknownEvent):
-        _log.error("the read models stop before an event this version does not know: %s", error)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 from infra.embedded import EmbeddedPostgres
 from infra.keystore import FileKeystore
-from tests.support.kafka import Kafka
+from tests.support.kafka import Kafka, broker
 from tests.support.minio import Minio
 from tests.support.opa import Opa
 from tests.support.softhsm import SoftHsm
@@ -97,26 +97,15 @@ def opa() -> Iterator[Opa]:
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     """The broker that `make kafka` runs; tests have topics of their own there."""
-    with _broker() as broker:
-        yield broker
+    with broker() as started:
+        yield started
 
 
 @pytest.fixture
 def kafka_of_its_own() -> Iterator[Kafka]:
     """A broker that a test may stop, kill and start again."""
-    with _broker() as broker:
-        yield broker
-
-
-@contextmanager
-def _broker() -> Iterator[Kafka]:
-    with TemporaryDirectory(prefix="aureus-kafka-") as folder:
-        broker = Kafka(Path(folder))
-        try:
-            broker.start()
-            yield broker
-        finally:
-            broker.stop()
+    with broker() as started:
+        yield started
 
 
 @pytest.fixture

@@ -23,8 +23,9 @@ from domain.values import ActorKind, Role, uuid7
 from infra.keystore import FileKeystore
 from infra.ledger import Ledger
 from infra.opening import open_ledger
-from infra.read_models import ReadModelWriter, create_read_models, encode
+from infra.read_models import ReadModelWriter, create_read_models
 from infra.read_queries import Reads
+from infra.read_rows import encode
 from infra.rebuild import rebuild
 from infra.tasks import ended
 from projections.engine import Projection, ReadTable, replay

@@ -9,7 +9,6 @@ import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
@@ -21,7 +20,7 @@ from api.services import projections
 from infra.embedded import EmbeddedPostgres
 from infra.keystore import FileKeystore
 from streams.roster import workers
-from tests.support.kafka import Kafka
+from tests.support.kafka import Kafka, broker
 from tests.support.streams import Streams, forked_worker, streams, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -34,13 +33,8 @@ NAMES = [projection.name for projection in projections()]
 @pytest.fixture(scope="module")
 def mortal_kafka() -> Iterator[Kafka]:
     """A broker that tests of this module stop and kill; each leaves it running."""
-    with TemporaryDirectory(prefix="aureus-kafka-") as folder:
-        broker = Kafka(Path(folder))
-        try:
-            broker.start()
-            yield broker
-        finally:
-            broker.stop()
+    with broker() as started:
+        yield started
 
 
 # -- the broker

@@ -65,14 +65,9 @@ def worker(
 @app.command()
 def version(context: typer.Context) -> None:
     """Print the version of this program."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as version_of
+    from infra.version import aureus_version
 
-    out = output_of(context)
-    try:
-        number = version_of("aureus")
-    except PackageNotFoundError:
-        number = "not installed"
+    out, number = output_of(context), aureus_version()
     out.json({"version": number}) if out.as_json else out.text(f"aureus {number}")
 
 

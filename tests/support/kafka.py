@@ -7,9 +7,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -80,6 +81,18 @@ class Kafka:
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection, connection.makefile("rb") as answer:
             connection.sendall(_ASK_FOR_BROKERS)
             return int.from_bytes(answer.read(12)[8:], "big")
+
+
+@contextmanager
+def broker() -> Iterator[Kafka]:
+    """One in a folder of its own, gone when the block is over."""
+    with TemporaryDirectory(prefix="aureus-kafka-") as folder:
+        started = Kafka(Path(folder))
+        try:
+            started.start()
+            yield started
+        finally:
+            started.stop()
 
 
 class GuardedKafka(Kafka):
