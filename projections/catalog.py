@@ -129,12 +129,12 @@ datasets = ReadTable(
     search=("dataset_id", "name", "description"),
 )
 dataset_schemas = ReadTable("dataset_schemas", SchemaRow, filters=("dataset_id",), sorts=("schema_version", "changed_at"))
-lineage = ReadTable("lineage", LineageRow, filters=("downstream_id", "upstream_id"), sorts=("edge_id", "recorded_at"))
+lineage = ReadTable("lineage", LineageRow, filters=("downstream_id", "upstream_id"), sorts=("edge_id", "recorded_at"), ends=True)
 usage = ReadTable(
     "dataset_usage", UsageRow, filters=("dataset_id", "used_by"), sorts=("query_count", "last_used_at"), search=("dataset_id",)
 )
 terms = ReadTable("terms", TermRow, sorts=("term_id", "name", "changed_at"), search=("term_id", "name", "definition"))
-term_links = ReadTable("term_links", TermLinkRow, filters=("dataset_id", "column", "term_id"), sorts=("linked_at",))
+term_links = ReadTable("term_links", TermLinkRow, filters=("dataset_id", "column", "term_id"), sorts=("linked_at",), ends=True)
 
 
 def _values(models: Iterable[BaseModel]) -> list[JsonObject]:

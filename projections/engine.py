@@ -80,6 +80,10 @@ class ReadTable(Generic[R]):
     search: tuple[str, ...] = ()
     immutable: bool = False
     """A row is made by one event and never changes: a rebuild need not keep it at hand."""
+    ends: bool = False
+    """A row can end: a fold may return None for it. What ends is not found by walking the rows that are there now."""
+    busy: bool = False
+    """Few rows, some of them changed by almost every event: their past is found row by row, without an index each change would pay for."""
     tenant: str | None = None
     """Whose rows everybody reads, when they are the ledger's own; else everybody reads those of their own tenant."""
     folds: dict[type[Event], list[tuple[Keys, Fold]]] = field(default_factory=dict)
@@ -168,6 +172,7 @@ class Folding:
 
     def __init__(self, projection: Projection, rows: Open) -> None:
         self._projection = projection
+        self._endable = {table.name for table in projection.tables if table.ends}
         self.rows = rows
         self.ended: list[RowVersion] = []
 
@@ -196,8 +201,13 @@ class Folding:
                 self.ended.append(RowVersion(*key, before[0], position, before[1]))
         if after is not None:
             self.rows[key] = (position, after)
-        else:
-            self.rows.pop(key, None)
+        elif before is not None:
+            self._end(key)
+
+    def _end(self, key: RowKey) -> None:
+        if key[0] not in self._endable:
+            raise ProjectionError(f"projection {self._projection.name} ended row {key[2]} of {key[0]}, whose rows are not said to end")
+        del self.rows[key]
 
 
 def replay(projection: Projection, history: Iterable[Recorded[Any]]) -> dict[RowKey, Any]:
