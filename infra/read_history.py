@@ -1,9 +1,10 @@
 """Rows as they stood: where the versions that held at a position are found, however many came before and after.
 
-One row is the last version that began by then. Of a list, the rows that have not changed since are found as those of
-the present are; those that have, in one of two ways: by walking the rows and looking each up, or - where a filter may leave
-few of many - by the spans of the versions that ended. A span has a class, the power of four its length reaches; of a class,
-only versions that began less than that before the position can have held at it.
+One row is the last version that began by then. The first rows of a list come in the order of their key, which leads past
+their other versions; where those are many, the rows of the present are walked instead, and each is looked up. What a filter
+leaves is sought among the rows that have not changed since, as in the present, and among the versions that have ended, by
+the class of their span: the power of four that its length reaches. Of a class, only those can have held at a position that
+began less than that before it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ def sources(read: ReadTable[Any], table: sa.Table, *, past: bool, first_of_all: 
     unchanged = Source(table, (ours, is_open(table), table.c.from_position <= _AS_OF))
     if read.immutable:
         return [unchanged]
-    if not read.ends and (read.busy or first_of_all):
+    if not read.ends and (read.history == "busy" or (first_of_all and read.history == "long")):
         return [_walked(table)]
+    if first_of_all:
+        return [Source(table, (ours, table.c.from_position <= _AS_OF, table.c.to_position > _AS_OF))]
     return [unchanged, _spanning(table)]
 
 

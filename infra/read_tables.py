@@ -104,7 +104,7 @@ def index_statements(schema: str, read: ReadTable[Any]) -> tuple[str, ...]:
     indexes = [sa.Index(f"{read.name}_key", table.c.tenant, table.c.id, table.c.from_position, unique=True)]
     if not read.immutable:  # what never changes has one version per row, and the key finds it
         indexes.append(sa.Index(f"{read.name}_open", table.c.tenant, table.c.id, unique=True, postgresql_where=open_now))
-    if not (read.immutable or read.busy):
+    if not read.immutable and read.history != "busy":
         spans = (table.c.tenant, span_class(table), table.c.from_position)
         indexes.append(sa.Index(f"{read.name}_spans", *spans, postgresql_where=has_ended(table)))
     for name in read.filters:

@@ -62,7 +62,7 @@ budgets = ReadTable(
     filters=("root_id", "parent_id", "currency", "status"),
     sorts=("budget_id", "available_minor", "limit_minor", "changed_at"),
     search=("budget_id", "label"),
-    busy=True,
+    history="busy",
 )
 reservations = ReadTable(
     "reservations",

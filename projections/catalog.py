@@ -127,11 +127,17 @@ datasets = ReadTable(
     filters=("domain", "pii_level", "jurisdiction", "environment", "tags", "owner_ids", "status"),
     sorts=("dataset_id", "name", "changed_at", "registered_at", "last_refresh_at"),
     search=("dataset_id", "name", "description"),
+    history="long",
 )
 dataset_schemas = ReadTable("dataset_schemas", SchemaRow, filters=("dataset_id",), sorts=("schema_version", "changed_at"))
 lineage = ReadTable("lineage", LineageRow, filters=("downstream_id", "upstream_id"), sorts=("edge_id", "recorded_at"), ends=True)
 usage = ReadTable(
-    "dataset_usage", UsageRow, filters=("dataset_id", "used_by"), sorts=("query_count", "last_used_at"), search=("dataset_id",)
+    "dataset_usage",
+    UsageRow,
+    filters=("dataset_id", "used_by"),
+    sorts=("query_count", "last_used_at"),
+    search=("dataset_id",),
+    history="long",
 )
 terms = ReadTable("terms", TermRow, sorts=("term_id", "name", "changed_at"), search=("term_id", "name", "definition"))
 term_links = ReadTable("term_links", TermLinkRow, filters=("dataset_id", "column", "term_id"), sorts=("linked_at",), ends=True)

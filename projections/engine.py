@@ -82,8 +82,9 @@ class ReadTable(Generic[R]):
     """A row is made by one event and never changes: a rebuild need not keep it at hand."""
     ends: bool = False
     """A row can end: a fold may return None for it. What ends is not found by walking the rows that are there now."""
-    busy: bool = False
-    """Few rows, some of them changed by almost every event: their past is found row by row, without an index each change would pay for."""
+    history: Literal["short", "long", "busy"] = "short"
+    """How much past a row has: `short` when it changes a few times and then rests; `long` when it changes again and again for years;
+    `busy` when there are few rows and almost every event changes one: their past is found without an index each change would pay for."""
     tenant: str | None = None
     """Whose rows everybody reads, when they are the ledger's own; else everybody reads those of their own tenant."""
     folds: dict[type[Event], list[tuple[Keys, Fold]]] = field(default_factory=dict)

@@ -39,11 +39,12 @@ class Thing:
 
 
 table_of_things = partial(ReadTable, row=Thing, filters=("name", "size", "flag", "tags"), sorts=("name", "size"), search=("name",))
-SPANNED: ReadTable[Thing] = table_of_things("spanned")
+SHORT: ReadTable[Thing] = table_of_things("short")
 ENDING: ReadTable[Thing] = table_of_things("ending", ends=True)
-BUSY: ReadTable[Thing] = table_of_things("busy", busy=True)
+LONG: ReadTable[Thing] = table_of_things("long", history="long")
+BUSY: ReadTable[Thing] = table_of_things("busy", history="busy")
 ONCE: ReadTable[Thing] = table_of_things("once", immutable=True)
-TABLES = (SPANNED, ENDING, BUSY, ONCE)
+TABLES = (SHORT, LONG, ENDING, BUSY, ONCE)
 THINGS = Projection("things", TABLES)
 
 things = st.builds(
@@ -160,7 +161,7 @@ def test_each_kind_of_table_finds_its_past_in_its_own_way() -> None:
         table.name: [len(sources(table, table_of("read_things", table.name), past=True, first_of_all=first)) for first in (True, False)]
         for table in TABLES
     }
-    assert ways == {"spanned": [1, 2], "ending": [2, 2], "busy": [1, 1], "once": [1, 1]}
+    assert ways == {"short": [1, 2], "long": [1, 2], "ending": [1, 2], "busy": [1, 1], "once": [1, 1]}
 
 
 def plan_of(connection: psycopg.Connection, reads: Reads, table: ReadTable[Thing], asked: ListQuery, as_of: int | None) -> str:
@@ -173,16 +174,16 @@ def plan_of(connection: psycopg.Connection, reads: Reads, table: ReadTable[Thing
 def test_the_past_of_many_changes_is_found_by_its_index(shared_database_url: str, reads: Reads) -> None:
     """Not by reading the table: a hundred thousand versions came and went since."""
     create = """
-        INSERT INTO read_things.spanned
+        INSERT INTO read_things.short
         SELECT 'acme', 'row-' || row, step * 100 + row, CASE WHEN step = 999 THEN %s ELSE step * 100 + row + 100 END,
             '{"name": "a", "size": 5, "flag": true, "tags": []}' FROM generate_series(1, 100) AS row, generate_series(0, 999) AS step
     """
     with psycopg.connect(shared_database_url, autocommit=True) as connection:
-        connection.execute("TRUNCATE read_things.spanned")
+        connection.execute("TRUNCATE read_things.short")
         connection.execute(create, (OPEN,))
-        connection.execute("ANALYZE read_things.spanned")
-        plan = plan_of(connection, reads, SPANNED, ListQuery({"flag": "true"}, "name"), 500)
-    assert "spanned_spans" in plan
+        connection.execute("ANALYZE read_things.short")
+        plan = plan_of(connection, reads, SHORT, ListQuery({"flag": "true"}, "name"), 500)
+    assert "short_spans" in plan
     assert "Seq Scan" not in plan
 
 
