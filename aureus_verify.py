@@ -716,6 +716,8 @@ def led_to(member: Body) -> set[Fact]:
 # -- result: What a verification came to: for programs as JSON, for people as sentences.
 
 MAX_PROBLEMS: Final = 100
+FIELD_STATES: Final = ("open", "withheld", "erased", "missing", "decoy", "untold")
+"""Shown; kept back; gone, with a certificate; gone without; nobody's; and of before decoys were kept: a decoy, or gone."""
 NO_WITNESS: Final = (
     "No witness that you trust cosigned this checkpoint: whoever owns the database could have cut off the end of the ledger back to an "
     "older checkpoint, and whoever also holds the log key could show you another ledger, without this verification noticing. "
@@ -774,7 +776,8 @@ class Result:
     root: str = ""
     """Of the checkpoint: how many events it signs, and their root hash in base64."""
     cosigned: list[Cosigned] = field(default_factory=list)
-    fields: dict[str, int] = field(default_factory=lambda: {"open": 0, "withheld": 0, "erased": 0, "missing": 0})
+    fields: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FIELD_STATES, 0))
+    """Personal fields by what became of them."""
     disputed: list[int] = field(default_factory=list)
     root_key: str = ""
     problems: list[Problem] = field(default_factory=list)
@@ -824,7 +827,7 @@ class Result:
         if self.request_signatures:
             lines.append(f"  requests   {self.request_signatures} signed by whoever asked, with a key of their own")
         if self.what == "pack" and self.mode == "full":
-            lines.append("  fields     " + ", ".join(f"{name} {self.fields[name]}" for name in ("open", "withheld", "erased")))
+            lines.append("  fields     " + ", ".join(f"{name} {self.fields[name]}" for name in _told_states(self.fields)))
         if self.disputed:
             lines.append(f"  disputed   {_count(len(self.disputed), 'event')} by a key in other hands by then: {_some(self.disputed)}")
         if self.mode == "tree":
@@ -844,6 +847,11 @@ class Result:
             *(f"  {problem}" for problem in self.problems),
             *([f"  and {self.untold} more"] if self.untold else []),
         ]
+
+
+def _told_states(fields: dict[str, int]) -> list[str]:
+    """The four states always; what is nobody's, or cannot be told, when there is some."""
+    return [state for number, state in enumerate(FIELD_STATES) if number < 4 or fields[state]]
 
 
 def _count(number: int, noun: str) -> str:
@@ -1334,6 +1342,8 @@ class Findings:
     """(position, entry)"""
     digests: dict[int, list[str]] = field(default_factory=dict)
     """Of withheld fields, by position."""
+    named: dict[int, list[str]] = field(default_factory=dict)
+    """What the data of those events names in its own members: the subject of each field is among it."""
     topics: dict[str, list[int]] = field(default_factory=dict)
     bodies: dict[int, Body] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -1484,6 +1494,7 @@ class _Checker:
         member: Body = json.loads(body)
         if member["_sd"]:
             findings.digests[position] = member["_sd"]
+            findings.named[position] = [value for value in member["data"].values() if type(value) is str]
         if position in asked.wanted:
             findings.bodies[position] = member
         for topic in asked.topics & topics_of(member) if asked.topics else ():
@@ -2175,6 +2186,7 @@ _SHAPE: Final = {
     "profile": {"name": str, "disclose": [str], "withhold_types": [str]},
     "checkpoint": {"size": int, "root": str},
     "counts": {"entries": int, "keys": int, "withheld_entries": int, "other_jurisdiction": int, "outside_period": int},
+    "accounted_after": (int, None),
     "withheld": [int],
     "fences": {"before": (int, None), "after": (int, None)},
     "index": (None, {"position": int, "size": int, "topics_count": int, "topics": [(_STANDING, _ABSENT)]}),
@@ -2228,6 +2240,8 @@ def read_manifest(document: bytes) -> Manifest:
         raise Bad("manifest", "it is not a statement with one signature")
     if (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE):
         raise Bad("manifest", f"it is a statement of another type: {statement['predicateType']!r}")
+    if type(statement["predicate"]) is dict:
+        statement["predicate"].setdefault("accounted_after", None)  # packs of before decoys were kept say nothing of it
     if not _fits(statement["subject"], [{"digest": {"sha256": str}, "name": str}]) or not _fits(statement["predicate"], _SHAPE):
         raise Bad("manifest", f"its members are not those of {PACK_FORMAT}")
     subjects = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
@@ -2527,25 +2541,51 @@ def _told(values: Mapping[str, Any]) -> str:
 
 # -- fields: Personal fields beside the events: opened by what hashes to a signed digest, or named as withheld, or as erased.
 
-_STATES: Final = {"open": {"disclosure"}, "withheld": set(), "erased": {"certificate"}}
-_ALWAYS: Final = {"digest", "name", "position", "state"}
+ERASED: Final = "subjects.subject_erased"
+ERASER: Final = "svc-reactions"
+"""Who certifies an erasure: the ledger takes the word of nobody else."""
+_DECOY: Final = re.compile(r"_decoy[0-9]+")
+_STATES: Final = {"open": {"disclosure", "name"}, "withheld": {"name"}, "erased": {"certificate"}}
+_ALWAYS: Final = {"digest", "position", "state"}
 
 
-def check_fields(
-    pieces: Iterable[bytes], name: str, digests: Mapping[int, list[str]], size: int, counts: dict[str, int]
-) -> Iterator[Problem]:
-    """Checks the lines of `disclosures.jsonl` against the digests in the events, by position; `counts` is kept by state."""
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What the events of a pack say of personal fields, by position."""
+
+    tenant: str
+    digests: Mapping[int, list[str]]
+    named: Mapping[int, list[str]]
+    """The texts in an event's data: the subject of each of its fields is among them."""
+    certificates: Mapping[int, Body]
+    """The events that `certificates.tsv` holds, every one of them in the tree."""
+    accounted_after: int | None
+    """Behind this position decoys are kept like values, so what is told of nowhere is missing; None where that was not so yet."""
+
+    def counted(self, position: int) -> bool:
+        return self.accounted_after is not None and position > self.accounted_after
+
+
+def check_fields(pieces: Iterable[bytes], name: str, fields: Fields, counts: dict[str, int]) -> Iterator[Problem]:
+    """Checks the lines of `disclosures.jsonl` against the digests in the events; `counts` is kept by state."""
     seen: set[tuple[int, str]] = set()
     for at, line in _lines(pieces):
         try:
             said = canonical_object(line)
             place = (said.get("position"), said.get("digest"))
-            _require(said, place, digests, seen, size)
-            counts[said["state"]] += 1
+            state = _require(said, place, fields, seen)
+            counts[state] += 1
             seen.add((said["position"], said["digest"]))
         except (NotCanonical, ValueError, TypeError) as error:
             yield Problem(None, "disclosure", str(error), f"{name} byte {at}")
-    counts["missing"] = sum(map(len, digests.values())) - len(seen)
+    for position, digests in fields.digests.items():
+        for digest in digests:
+            if (position, digest) in seen:
+                continue
+            counts["missing" if fields.counted(position) else "untold"] += 1
+            if fields.counted(position):
+                found = f"the value of the digest {digest} is gone, and no certificate says that it was erased"
+                yield Problem(position, "field", found, name)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -2560,34 +2600,48 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         yield at, rest
 
 
-def _require(
-    said: Mapping[str, Any], place: tuple[Any, Any], digests: Mapping[int, list[str]], seen: set[tuple[int, str]], size: int
-) -> None:
-    """Raises ValueError."""
+def _require(said: Mapping[str, Any], place: tuple[Any, Any], fields: Fields, seen: set[tuple[int, str]]) -> str:
+    """The state of a field; raises ValueError."""
     state = said.get("state")
     if not isinstance(state, str) or state not in _STATES or set(said) != _ALWAYS | _STATES[state]:
         raise ValueError("not a field that is open, withheld or erased")
-    if type(place[0]) is not int or place[1] not in digests.get(place[0], ()):
+    if type(place[0]) is not int or place[1] not in fields.digests.get(place[0], ()):
         raise ValueError(f"no event of this pack at position {place[0]} holds the digest {place[1]}")
     if place in seen:
         raise ValueError(f"the digest {place[1]} of position {place[0]} stands twice")
+    if state == "erased":
+        _require_certified(place[0], said["certificate"], fields)
     if state == "open":
-        _require_opens(said)
-    if state == "erased" and (type(said["certificate"]) is not int or not place[0] < said["certificate"] <= size):
-        raise ValueError(f"the field of position {place[0]} is said to be erased without a certificate in this log")
+        value = _require_opens(said)
+        return "decoy" if value is None and _DECOY.fullmatch(said["name"]) else state
+    return state
 
 
-def _require_opens(said: Mapping[str, Any]) -> None:
+def _require_certified(position: int, certificate: Any, fields: Fields) -> None:
+    """That an event of the ledger certifies it: of this very subject, up to this position or further."""
+    body = fields.certificates.get(certificate) if type(certificate) is int else None
+    if body is None or certificate <= position or (body["type"], body["tenant"], body["actor"]) != (ERASED, fields.tenant, ERASER):
+        raise ValueError(f"the field of position {position} is said to be erased without a certificate in this pack")
+    subject, until = body["data"].get("subject_id"), body["data"].get("until")
+    if subject not in fields.named.get(position, ()):
+        raise ValueError(f"the certificate at position {certificate} is of {subject!r}, of whom position {position} does not speak")
+    if type(until) is not int or position > until:
+        raise ValueError(f"the certificate at position {certificate} covers events up to {until}, and not position {position}")
+
+
+def _require_opens(said: Mapping[str, Any]) -> Any:
+    """The value that is shown; raises ValueError when it is not the one that was signed."""
     encoded = str(said["disclosure"])
     digest = urlsafe_b64encode(sha256(encoded.encode()).digest()).rstrip(b"=").decode()
     if digest != said["digest"]:
         raise ValueError(f"what is disclosed at position {said['position']} is not what was signed: it has the digest {digest}")
     try:
-        salt, name, _ = json.loads(urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
+        salt, name, value = json.loads(urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)))
     except (binascii.Error, ValueError, TypeError, RecursionError):
         raise ValueError(f"the disclosure at position {said['position']} cannot be read") from None
     if not isinstance(salt, str) or name != said["name"]:
         raise ValueError(f"the disclosure at position {said['position']} is of the field {name!r}, not of {said['name']!r}")
+    return value
 
 
 
@@ -2795,6 +2849,7 @@ LINE_BYTES: Final = 1 << 17
 KEYS: Final = "keys.tsv"
 COMMITTED: Final = "index/committed.tsv"
 FIELDS: Final = "disclosures.jsonl"
+CERTIFICATES: Final = "certificates.tsv"
 CHECKPOINT: Final = "log/checkpoint"
 TILES: Final = "log/tile/"
 _SECTIONS: Final = tuple(
@@ -2808,6 +2863,7 @@ _SECTIONS: Final = tuple(
         r"entries/[0-9]{6}\.tsv",
         r"index/committed\.tsv",
         r"index/topics/[0-9]{6}\.tsv",
+        r"certificates\.tsv",
         r"disclosures\.jsonl",
         r"artifacts/[0-9a-f]{64}",
         r"views/.+",
@@ -2853,6 +2909,7 @@ class _Pack:
         self._tree = TileTree(0, lambda *_place: b"")
         self._bodies: dict[int, Body] = {}
         self._digests: dict[int, list[str]] = {}
+        self._named: dict[int, list[str]] = {}
         self._topics: dict[str, list[int]] = {}
         self._logs: list[Log] = []
         self._leaves: dict[int, bytes] = {}
@@ -2942,7 +2999,7 @@ class _Pack:
             self._leaves = topics.leaves
         entries = self._take_entries(ledger, manifest, topics, keys)
         self._check_complete(manifest, topics, keys, entries)
-        self._check_fields(size)
+        self._check_fields(ledger, manifest)
         if any(name.startswith("log/timestamps/") for name in self._archive.members):
             result.warnings.append("Timestamps (RFC 3161) are not checked by this program: `openssl ts -verify` does that.")
 
@@ -3052,6 +3109,7 @@ class _Pack:
         """What is asked of every event of a pack: that it is at its place in the tree."""
         self._bodies |= findings.bodies
         self._digests |= findings.digests
+        self._named |= findings.named
         for topic, positions in findings.topics.items():
             self._topics.setdefault(topic, []).extend(positions)
         for position, leaf in zip(findings.positions, findings.leaves, strict=True):
@@ -3138,11 +3196,24 @@ class _Pack:
                 for lines in self._lines(name) if name.startswith("entries/") else ():
                     yield from lines.read()
 
-    def _check_fields(self, size: int) -> None:
+    def _check_fields(self, ledger: str, manifest: Manifest) -> None:
         if not self._full:
             return
-        for problem in check_fields(self._archive.pieces(FIELDS), FIELDS, self._digests, size, self.result.fields):
+        predicate = manifest.predicate
+        certificates = self._take_certificates(ledger)
+        fields = Fields(predicate["tenant"], self._digests, self._named, certificates, predicate["accounted_after"])
+        for problem in check_fields(self._archive.pieces(FIELDS), FIELDS, fields, self.result.fields):
             self.result.add(problem)
+
+    def _take_certificates(self, ledger: str) -> dict[int, Body]:
+        """The certificates of erasure, each at its place in the tree."""
+        if CERTIFICATES not in self._archive.members:
+            return {}
+        sources = self._lines(CERTIFICATES)
+        positions = frozenset(position for source in sources for position, _ in source.read())
+        log = self._log(Told(ledger, self._ring.keys, whole=False, wanted=positions))
+        log.take(sources, self._found)
+        return {position: self._bodies[position] for position in positions if position in self._bodies}
 
 
 

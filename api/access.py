@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from api.asking import ask_of
 from api.authentication import Unauthenticated, api_key_text, asker_of, secret_digest
 from api.errors import ApiError, refusal_status
-from api.routing import PUBLIC, ContextRouter, Reading
+from api.routing import PUBLIC, ContextRouter, Present, Reading
 from api.services import Services
 from commands.access import ChangeRoles, IssueApiKey, RegisterActor, ReinstateActor, RevokeApiKey, SuspendActor
 from domain.access import ActorId
@@ -102,13 +102,19 @@ async def token_keys(request: Request) -> dict[str, Any]:
 
 @router.query("/auth/me", roles=EVERYBODY)
 async def me(reader: Reading) -> Me:
-    """Whom your credentials stand for."""
+    """Whom your credentials stand for, and what they may do; with as_of, what they might do then."""
     asker = reader.asker
+    if reader.as_of is not None:
+        row = await reader.get(actors, asker.actor)
+        if row is None:
+            message = f"There was no actor {asker.actor} at that time."
+            raise ApiError(404, "actor_not_found", message, field="as_of", remedy="Ask for a later moment, or leave as_of out.")
+        return Me(**{name: row[name] for name in ("roles", "kind", "owner")}, actor=asker.actor, tenant=asker.tenant)
     return Me(actor=asker.actor, tenant=asker.tenant, roles=sorted(asker.roles), kind=asker.kind, owner=asker.owner)
 
 
 @router.query("/api-keys", roles=PEOPLE, methods=("POST",), status_code=201)
-async def issue_api_key(wanted: NewApiKey, reader: Reading, request: Request) -> IssuedApiKey:
+async def issue_api_key(wanted: NewApiKey, reader: Present, request: Request) -> IssuedApiKey:
     """Issue a key; it is shown this once and cannot be shown again.
 
     The secret is made here and never reaches the ledger. So an Idempotency-Key keeps a second key from being issued,

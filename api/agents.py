@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from api.asking import CommandAnswer, ask_of, require_stored, told
-from api.catalog import dataset_lineage
-from api.routing import ContextRouter, Reader, Reading
+from api.dataset_facts import gather
+from api.routing import ContextRouter, Present
 from api.services import now
 from commands.agents import DATASETS_MAX, Delegate, RegisterAgent, RequestAction, ResumeAgent, RevokeDelegation, StopAgent, agent_stream
-from domain.agents import AgentId, DatasetFacts, RequestId, SomeText, contract_status
-from domain.kernel import JsonObject
+from domain.agents import AgentId, RequestId, SomeText
 from domain.values import EVERYBODY, Identifier
 from projections.agents import agents, tool_actions
-from projections.catalog import datasets, freshness_at
-
-LINEAGE_STEPS_MAX: Final = 20
 
 router = ContextRouter(tags=["agents"])
 router.command("/v1/agents", RegisterAgent, status=201)
@@ -50,12 +46,13 @@ class ToolCall(BaseModel):
     response_model=CommandAnswer,
     responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}},
 )
-async def request_action(agent_id: AgentId, call: ToolCall, reader: Reading, request: Request) -> Response:
+async def request_action(agent_id: AgentId, call: ToolCall, reader: Present, request: Request) -> Response:
     """Ask to use a tool on datasets. It is judged on what these datasets are at this moment, not on what the caller says of them."""
     services = reader.services
     # As fresh as what this server wrote itself; what others wrote since then, the decision finds out.
     await services.wait_for(services.ledger.head.size)
-    facts = tuple([await _facts_of(reader, dataset_id) for dataset_id in call.datasets])
+    gathered = await gather(reader, call.datasets)
+    facts = tuple(gathered.of(dataset_id, now()) for dataset_id in call.datasets)
     command = RequestAction(
         agent_id=agent_id, request_id=call.request_id, tool=call.tool, datasets=call.datasets, purpose=call.purpose, facts=facts
     )
@@ -63,18 +60,3 @@ async def request_action(agent_id: AgentId, call: ToolCall, reader: Reading, req
     if ask.artifacts:
         await require_stored(services, ask)
     return told(await services.path.handle(ask), 201, request.scope["state"]["request_id"])
-
-
-async def _facts_of(reader: Reader, dataset_id: str) -> DatasetFacts:
-    row = await reader.get(datasets, dataset_id)
-    if row is None:
-        return DatasetFacts(dataset_id=dataset_id)
-    classified: JsonObject = {name: row[name] for name in ("pii_level", "jurisdiction", "environment", "status")}
-    upstream = await dataset_lineage(dataset_id, reader, "upstream", LINEAGE_STEPS_MAX)
-    return DatasetFacts(
-        dataset_id=dataset_id,
-        **classified,
-        contract=contract_status(row["contract"]),
-        fresh=freshness_at(dataset_id, row["freshness_sla"], row["last_refresh_at"], now()).fresh,
-        lineage_depth=max((node["distance"] for node in upstream.nodes), default=0),
-    )

@@ -12,7 +12,24 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from api import audit, console, decisions, feeds, handbook, imports, metrics, proofs, rollback, streams, system, verifier, witnesses
+from api import (
+    audit,
+    console,
+    could,
+    decisions,
+    diffing,
+    feeds,
+    handbook,
+    imports,
+    metrics,
+    proofs,
+    rollback,
+    streams,
+    system,
+    timeline,
+    verifier,
+    witnesses,
+)
 from api.dispatch import FrontDoor
 from api.errors import EXPECTED, error_response
 from api.services import Services, open_services
@@ -77,7 +94,9 @@ def create_app(settings: Settings | None = None, *, run_projections: bool = True
     for module in (
         *(import_module(f"api.{context}") for context in CONTEXTS),
         audit,
+        could,
         decisions,
+        diffing,
         feeds,
         imports,
         metrics,
@@ -85,6 +104,7 @@ def create_app(settings: Settings | None = None, *, run_projections: bool = True
         rollback,
         streams,
         system,
+        timeline,
         verifier,
         witnesses,
         console,

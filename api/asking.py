@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, get_type_hints
 from uuid import UUID
 
@@ -36,6 +37,8 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+=~-]{0,199}")
 Answer = Callable[[Services, Scope, Receive], Awaitable[Response]]
 Complete = Callable[[Services, Asker, Any], Awaitable[Command]]
 """Adds to a command what only the server knows, and is no part of its intent."""
+More = Callable[[Services, Ask, Outcome], Awaitable[dict[str, Any]]]
+"""What the answer tells besides, once the command was carried out: that it was is durable by then."""
 
 
 class CommandEvent(BaseModel):
@@ -124,7 +127,7 @@ def described(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
     return endpoint
 
 
-def command_answer(command: type[Command], status: int, complete: Complete | None = None) -> Answer:
+def command_answer(command: type[Command], status: int, complete: Complete | None = None, more: More | None = None) -> Answer:
     async def answer(services: Services, scope: Scope, receive: Receive) -> Response:
         headers = scope["headers"]
         asker = await services.authenticator.authenticate(headers)
@@ -140,7 +143,8 @@ def command_answer(command: type[Command], status: int, complete: Complete | Non
         if ask.artifacts:
             await require_stored(services, ask)
         outcome = await services.path.handle(ask)
-        return told(outcome, status, scope["state"]["request_id"])
+        besides = await more(services, ask, outcome) if more is not None and outcome.outcome == "allowed" else {}
+        return told(outcome, status, scope["state"]["request_id"], besides)
 
     return answer
 
@@ -285,7 +289,7 @@ async def require_stored(services: Services, ask: Ask) -> None:
         )
 
 
-def told(outcome: Outcome, status: int, request_id: str) -> Response:
+def told(outcome: Outcome, status: int, request_id: str, besides: Mapping[str, Any] = MappingProxyType({})) -> Response:
     evidence = f"/v1/evidence/{outcome.action_id}"
     if outcome.outcome == "blocked":
         code = outcome.code or "refused"
@@ -301,6 +305,7 @@ def told(outcome: Outcome, status: int, request_id: str) -> Response:
         "events": outcome.events,
         "policy_results": outcome.policy_results,
         "evidence": evidence,
+        **besides,
     }
     if outcome.approval is not None:
         body.update(outcome.approval)

@@ -17,7 +17,6 @@ from pydantic import BaseModel
 
 from api.errors import ApiError
 from api.routing import ContextRouter, Reader, Reading
-from api.services import now
 from commands.agents import agent_stream
 from domain.actions import ActionAllowed, ActionBlocked
 from domain.agents import AgentDelegated, AgentResumed, AgentStopped, DelegationRevoked, chain
@@ -167,6 +166,7 @@ async def stopped(agent_id: str, reader: Reading) -> StopProof:
             aftermath.see(recorded)
     await services.wait_for(end)
     held, live = await _left_over(replace(reader, as_of=end), stop, aftermath.everybody)
+    note = head.note if end == head.size else await services.ledger.store.note(end)
     before = {"actor_id": aftermath.everybody}
     acted = [_acted(recorded) for recorded in aftermath.acted]
     contradictions = [*acted, *held, *live]
@@ -185,8 +185,8 @@ async def stopped(agent_id: str, reader: Reading) -> StopProof:
         allowed_after=aftermath.allowed,
         reservations_held=len(held),
         approvals_live=len(live),
-        checkpoint_size=head.size,
-        checkpoint=head.note.decode(),
+        checkpoint_size=end if note else head.size,
+        checkpoint=(note or head.note).decode(),
     )
 
 
@@ -241,7 +241,7 @@ async def anomalies(
     actor: Annotated[str | None, Query(description="Only what is unusual about this actor.")] = None,
 ) -> Anomalies:
     """Find what is unusual in the audit trail: each actor's days against their own past and their role's, and who approves whom."""
-    latest = await _latest_moment(reader)
+    latest = max(await reader.moment(), _EARLIEST)
     end = latest if until is None else min(_moment("until", until, end_of_day=True), latest)
     start = end - WINDOW if since is None else _moment("since", since)
     if not end - WINDOW_MAX <= start <= end:
@@ -249,7 +249,7 @@ async def anomalies(
         remedy = "Look at a shorter time, or at several, one after another."
         raise ApiError(422, "invalid_parameter", message, field="since", until=timestamp(end), remedy=remedy)
     first_day = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    trail = await read_trail(reader.services.reads, reader.asker.tenant, first_day - HISTORY, end)
+    trail = await read_trail(reader.services.reads, reader.asker.tenant, first_day - HISTORY, end, up_to=reader.as_of)
     # Many thousands of actions take long enough to compare that other requests would have to wait.
     report = await asyncio.to_thread(examine, trail, start, end)
     findings = [one for one in report.findings if actor in (None, one.actor, one.counterpart)]
@@ -266,14 +266,6 @@ async def anomalies(
         unjudged=unjudged[:LISTED_MAX],
         notes=notes,
     )
-
-
-async def _latest_moment(reader: Reader) -> datetime:
-    """The present, or when the position was recorded as of which it is asked."""
-    if not reader.as_of:
-        return now()
-    (last,) = await reader.services.ledger.read(reader.as_of - 1, 1)
-    return last.at
 
 
 def _moment(field: str, text: str, *, end_of_day: bool = False) -> datetime:

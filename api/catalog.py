@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import Query, Request
+from fastapi import Query
 from pydantic import AwareDatetime
 
 from api.errors import ApiError
 from api.reading import Reader
 from api.routing import ContextRouter, Reading
-from api.services import now as present
 from commands.catalog import (
     AgreeFreshness,
     AssignOwner,
@@ -139,22 +137,11 @@ async def dataset_history(dataset_id: str, reader: Reading) -> dict[str, Any]:
 async def dataset_freshness(
     dataset_id: str,
     reader: Reading,
-    request: Request,
     now: Annotated[AwareDatetime | None, Query(description="The moment to judge it at; else that of as_of, else the present.")] = None,
 ) -> Freshness:
     """Whether a dataset is as fresh as was promised, judged at one moment."""
     row = await _known(reader, datasets, dataset_id, "dataset")
-    moment = now or await _moment(reader, request.query_params.get("as_of"))
-    return freshness_at(dataset_id, row["freshness_sla"], row["last_refresh_at"], moment)
-
-
-async def _moment(reader: Reader, as_of: str | None) -> datetime:
-    if as_of is None or reader.as_of is None:
-        return present()
-    if not as_of.isdigit():
-        return datetime.fromisoformat(as_of.strip().replace(" ", "+"))
-    last = await reader.services.ledger.read(max(reader.as_of, 1) - 1, 1)
-    return last[0].at if last else present()
+    return freshness_at(dataset_id, row["freshness_sla"], row["last_refresh_at"], now or await reader.moment())
 
 
 @router.query("/datasets/{dataset_id}/lineage", roles=EVERYBODY)

@@ -11,7 +11,7 @@ from api.errors import ApiError
 from api.policies import FilesText
 from api.policy_changes import EXAMINERS, Desk, candidate_of
 from api.reading import position_of
-from api.routing import ContextRouter, Reader, Reading
+from api.routing import ContextRouter, Present, Reader, Reading
 from commands.policies import left_by
 from domain.kernel import JsonObject
 from domain.policies import Change
@@ -66,7 +66,7 @@ async def replay(
 
 
 @router.query("/v1/decisions/replay", roles=EXAMINERS, methods=("POST",), response_model=Replay, name="replay_under_candidate")
-async def replay_under_candidate(candidate: Candidate, reader: Reading, request: Request) -> JsonObject:
+async def replay_under_candidate(candidate: Candidate, reader: Present, request: Request) -> JsonObject:
     """Ask past decisions again under other policies: which would flip, and why."""
     desk = await _desk(reader, request)
     if candidate.files is None:
@@ -80,12 +80,12 @@ async def replay_under_candidate(candidate: Candidate, reader: Reading, request:
 
 async def _range(reader: Reader, start: str | None, end: str | None) -> Range:
     """From one moment to another, both included; the latest decisions there are when neither is given."""
-    tenant = reader.asker.tenant
+    tenant, size = reader.asker.tenant, reader.services.ledger.head.size if reader.as_of is None else reader.as_of
     if start is None and end is None:
-        return Range(tenant, limit=DECISIONS_MAX, latest=True)
+        return Range(tenant, to=size, limit=DECISIONS_MAX, latest=True)
     first = await position_of(reader.services, "from", start) if start is not None else 1
-    last = await position_of(reader.services, "to", end) if end is not None else reader.services.ledger.head.size
-    return Range(tenant, after=max(first - 1, 0), to=last)
+    last = await position_of(reader.services, "to", end) if end is not None else size
+    return Range(tenant, after=max(first - 1, 0), to=min(last, size))
 
 
 async def _desk(reader: Reader, request: Request) -> Desk:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
@@ -25,6 +25,7 @@ from infra.canonical import canonical
 from projections.approvals import ApprovalRow, approvals
 from projections.engine import read_row
 from projections.evidence import ArtifactRow, EvidencePackRow, actions, artifacts, pack_of, packs
+from projections.subjects import certificates
 
 Form = Literal["json", "markdown"]
 MEDIA_TYPES: Final[dict[Form, str]] = {"json": "application/json", "markdown": "text/markdown"}
@@ -200,7 +201,10 @@ async def artifact_content(sha256: str, reader: Reading) -> StreamingResponse:
     if row is None:
         message = f"There is no artifact {sha256!r}."
         raise ApiError(404, "artifact_not_found", message, field="sha256", remedy="List them to see what is there.")
-    chunks = await _verified(reader.services, sha256)
+    try:
+        chunks = await _verified(reader.services, sha256)
+    except ApiError as error:
+        raise await _erased(reader, sha256, error) from error
     headers = {
         "content-length": str(row["size_bytes"]),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(row['name'], safe='')}",
@@ -209,6 +213,17 @@ async def artifact_content(sha256: str, reader: Reading) -> StreamingResponse:
         "cache-control": "private, immutable",
     }
     return StreamingResponse(chunks, headers=headers, media_type=row["media_type"])
+
+
+async def _erased(reader: Reader, sha256: str, lost: ApiError) -> ApiError:
+    """Bytes that are not there may have been destroyed on purpose: a certificate says so, whatever moment was asked for."""
+    found = await replace(reader, as_of=None).find(certificates, {"artifacts": sha256}) if lost.code == "artifact_lost" else []
+    if not found:
+        return lost
+    certificate = max(int(row["position"]) for row in found)
+    message = f"Artifact {sha256} held data about somebody who was erased, and is destroyed."
+    remedy = "Its hash stays on record: whoever still has the bytes can prove what they were."
+    return ApiError(410, "artifact_erased", message, field="sha256", certificate=certificate, remedy=remedy)
 
 
 # A view's own route by id would stand in the way of these, so the lists come after them.

@@ -149,6 +149,7 @@ _POLICIES: Final[dict[str, JsonObject]] = {
     "policies.retire_policy": {"policy_id": "sales_needs_four_eyes"},
 }
 _EXPORTS: Final[dict[str, JsonObject]] = {
+    "archive.seal_segments": {"until": 65_536},
     "exports.request_export": {
         "export_id": "exp-1f2e3d4c",
         "recipient": "Oesterreichische Nationalbank",
@@ -185,6 +186,52 @@ _REACTIONS: Final[dict[str, JsonObject]] = {
     "reactions.replay_dead_letter": {"letter_id": "5c1f0d3e9a7b4c2d8e6f1a0b9c8d7e6f"},
     "reactions.discard_dead_letter": {"letter_id": "5c1f0d3e9a7b4c2d8e6f1a0b9c8d7e6f", "reason": "Released by hand"},
 }
+_VAULT: Final[dict[str, JsonObject]] = {
+    "vault.grant_unmasking": {
+        "grant_id": "grt-7f3a",
+        "actor_id": "usr-ana",
+        "purposes": ["governance"],
+        "subject_id": "cus-4711",
+        "until": "2026-03-03T18:00:00Z",
+        "reason": "Ticket 17: the customer asks what is kept about her",
+    },
+    "vault.revoke_unmasking": {"grant_id": "grt-7f3a", "reason": "Answered"},
+    "vault.disclose_values": {
+        "disclosure_id": "dsc-9b1c",
+        "subject_id": "cus-4711",
+        "purposes": ["governance"],
+        "reason": "Ticket 17: the customer asks what is kept about her",
+    },
+    "vault.rotate_key_encryption_key": {},
+}
+_SUBJECTS: Final[dict[str, JsonObject]] = {
+    "subjects.describe_subject": {"subject_id": "cus-7f3a", "kind": "customer", "jurisdiction": "EU"},
+    "subjects.attach_artifact": {"subject_id": "cus-7f3a", "sha256": _KEY_ID, "purpose": "governance"},
+    "subjects.detach_artifact": {"subject_id": "cus-7f3a", "sha256": _KEY_ID},
+    "subjects.erase_subject": {"subject_id": "cus-7f3a", "ground": "consent_withdrawn"},
+    "subjects.cancel_erasure": {"subject_id": "cus-7f3a", "reason": "She stays a customer"},
+    "subjects.reopen_subject": {"subject_id": "cus-7f3a", "reason": "She is a customer again"},
+    "subjects.place_hold": {
+        "hold_id": "matter-2026-17",
+        "subject_ids": ["cus-7f3a"],
+        "matter": "3 Cg 17/26k",
+        "reason": "A claim was served",
+        "until": "2027-03-03T14:00:00Z",
+    },
+    "subjects.release_hold": {"hold_id": "matter-2026-17", "reason": "Settled"},
+    "subjects.set_retention_rule": {"jurisdiction": "EU", "purpose": "marketing", "keep": "P730D"},
+    "subjects.lift_retention_rule": {"jurisdiction": "EU", "purpose": "marketing"},
+}
+_REPLAYS: Final[dict[str, JsonObject]] = {
+    "replays.drop_replay": {"replay_id": "june", "comment": "The audit is over"},
+    "replays.save_audit_query": {
+        "query_id": "spent-in-a-period",
+        "title": "What was spent on which budget in a period",
+        "sql": "SELECT stream, count(*) FROM events WHERE type = 'budgets.funds_committed' AND at >= $1 GROUP BY stream",
+        "parameters": [{"name": "since", "description": "From then on", "default": "2026-04-01"}],
+    },
+    "replays.retire_audit_query": {"query_id": "spent-in-a-period"},
+}
 EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType(
     {
         **_ACCESS,
@@ -198,6 +245,9 @@ EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType(
         **_PIPELINES,
         **_POLICIES,
         **_REACTIONS,
+        **_REPLAYS,
+        **_SUBJECTS,
+        **_VAULT,
     }
 )
 """A command's fields, those in its path included, by the command's name."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
 from api.errors import ApiError, refusal_status
-from api.routing import ContextRouter, Reading
+from api.routing import ContextRouter, Present, Reader, Reading
 from api.services import Services, now
 from commands.exports import OVERSEERS, CancelExport, DefineProfile, RecordDownload, RequestExport
 from commands.path import Ask
@@ -19,6 +19,7 @@ from infra.blobs import BlobMissing, BlobsUnavailable, BlobTampered
 from infra.packing.shelf import part
 from projections.engine import read_row
 from projections.exports import ExportProfileRow, ExportRow, export_profiles, exports
+from projections.subjects import certificates
 from streams.exports import progress_of
 from streams.reactions import asker
 
@@ -65,19 +66,21 @@ async def profiles(reader: Reading) -> Profiles:
 async def export(export_id: Annotated[ExportId, Path()], reader: Reading) -> JsonObject:
     """One of the exports by id, with its progress while the pack is written."""
     row = await _row(reader, export_id)
-    waiting = row["status"] == "requested"
+    waiting = row["status"] == "requested" and reader.as_of is None  # how far it was is kept nowhere
     return {**row, "progress": await progress_of(reader.services.reads, reader.asker.tenant, export_id) if waiting else None}
 
 
 @router.query("/exports/{export_id}/pack", roles=OVERSEERS, response_model=None, name="export_pack")
 async def pack(
     export_id: Annotated[ExportId, Path()],
-    reader: Reading,
+    reader: Present,
     wanted: Annotated[str | None, Header(alias="Range", description="One range of bytes, to go on with a download.")] = None,
     if_range: Annotated[str | None, Header(description="The ETag that the range is of; of another pack, all bytes come.")] = None,
 ) -> Response:
     """The bytes of a pack, verified against its hash before the first of them is sent. Every download is put on record."""
     row = await _row(reader, export_id)
+    if row["status"] == "withdrawn":
+        raise await _withdrawn(reader, row)
     if row["status"] != "sealed":
         message = f"The pack of export {export_id} is not there: the export is {row['status']}."
         remedy = "Wait until it is sealed." if row["status"] == "requested" else "Ask for another one."
@@ -105,7 +108,16 @@ async def pack(
     return StreamingResponse(part(file, first, last), 200 if whole else 206, headers, "application/zip")
 
 
-async def _record(reader: Reading, command: RecordDownload) -> None:
+async def _withdrawn(reader: Reader, row: JsonObject) -> ApiError:
+    """That the pack showed somebody who was erased since; the certificate comes when all of them is gone."""
+    certificate = await reader.get(certificates, row["certificate_id"])
+    message = f"The pack of export {row['export_id']} showed what was erased since, and is destroyed."
+    position = certificate["position"] if certificate else None
+    remedy = "Ask for the export again: what was erased is certified in it."
+    return ApiError(410, "pack_withdrawn", message, field="export_id", certificate=position, remedy=remedy)
+
+
+async def _record(reader: Reader, command: RecordDownload) -> None:
     """By Aureus itself: it is the one who knows what it hands out. ApiError when that cannot be put on record."""
     ask = Ask(command, asker(reader.asker.tenant), uuid7(), now(), reason=f"Fetched by {command.downloaded_by}.")
     outcome = await reader.services.path.handle(ask)
@@ -114,7 +126,7 @@ async def _record(reader: Reading, command: RecordDownload) -> None:
         raise ApiError(refusal_status(code, denied=outcome.denied), code, message, action_id=outcome.action_id)
 
 
-async def _row(reader: Reading, export_id: str) -> JsonObject:
+async def _row(reader: Reader, export_id: str) -> JsonObject:
     row = await reader.get(exports, export_id)
     if row is None:
         raise ApiError(

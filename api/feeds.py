@@ -44,7 +44,7 @@ async def open_events(services: Services, scope: Scope, asker: Asker) -> Opened:
 
 
 def _wanted_events(tenant: str, given: dict[str, list[str]]) -> Callable[[Entry], bool]:
-    types = _types(given["type"]) if "type" in given else None
+    types = named_types(given["type"]) if "type" in given else None
     streams = frozenset(given["stream"]) if "stream" in given else None
     actors = frozenset(given["actor"]) if "actor" in given else None
 
@@ -60,7 +60,7 @@ def _wanted_events(tenant: str, given: dict[str, list[str]]) -> Callable[[Entry]
     return wanted
 
 
-def _types(given: list[str]) -> frozenset[str]:
+def named_types(given: list[str]) -> frozenset[str]:
     """The names that types stand for; `budgets.*` stands for all of a context."""
     known = {event.event_name for event in EVENTS}
     found: set[str] = set()

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.asking import CommandAnswer, ask_of, told
 from api.errors import ApiError
-from api.reading import Reading
+from api.reading import Present
 from api.routing import ContextRouter
 from api.services import Services
 from commands.keys import AddKey, RevokeKey, RotateKey, key_id_of
@@ -70,7 +70,7 @@ router.views("/v1/keys", keys, row_id="key_id", roles=PEOPLE, stream=lambda _key
     response_model=CommandAnswer,
     responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}},
 )
-async def rotate_server_key(role: Literal["root", "log", "service"], reader: Reading, request: Request) -> Response:
+async def rotate_server_key(role: Literal["root", "log", "service"], reader: Present, request: Request) -> Response:
     """Rotate a key that this server holds; what is written after it is signed with the new one.
 
     The next key is made beside the old one, or taken from the token, and is the same when this is asked again: after a

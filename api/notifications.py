@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from api.asking import CommandAnswer, ask_of, require_stored, told
 from api.errors import ApiError
-from api.routing import ContextRouter, Own, Reading
+from api.routing import ContextRouter, Own, Present
 from api.services import Services
 from commands.notifications import AddWebhook, MarkRead, Notify, RemoveWebhook
 from domain.notifications import Kind, WebhookUrl
@@ -84,7 +84,7 @@ router.command("/webhooks/{webhook_id}/remove", RemoveWebhook)
 @router.query("/webhooks/{webhook_id}/deliveries", roles=OVERSEERS)
 async def webhook_deliveries(
     webhook_id: str,
-    reader: Reading,
+    reader: Present,
     state: Annotated[State | None, Query(description="Only those that stand so.")] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="At most this many.")] = 50,
 ) -> Deliveries:

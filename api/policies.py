@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.asking import CommandAnswer, ask_of, require_stored, told
 from api.policy_changes import EXAMINERS, Desk, analyse_impact, find_conflicts, push, run_test
-from api.routing import ContextRouter, Reader, Reading
+from api.routing import ContextRouter, Present, Reader, Reading
 from commands.policies import AUTHORS, ActivatePolicies, ProposePolicy, RetirePolicy
 from domain.kernel import Command, JsonObject
 from domain.policies import Change, Flip, PolicyId, Version
@@ -103,19 +103,19 @@ router.command("/v1/policies", ProposePolicy, status=201)
 
 
 @router.query("/v1/policies/push", roles=AUTHORS, methods=("POST",), response_model=Push)
-async def push_folder(folder: Folder, reader: Reading, request: Request) -> JsonObject:
+async def push_folder(folder: Folder, reader: Present, request: Request) -> JsonObject:
     """Propose what a folder changes, or with `dry_run` only say what it would."""
     return await push(await _desk(reader, request), folder.files, dry_run=folder.dry_run)
 
 
 @router.query("/v1/policies/test", roles=AUTHORS, methods=("POST",), response_model=TestReport)
-async def test_change(change: Change, reader: Reading, request: Request) -> JsonObject:
+async def test_change(change: Change, reader: Present, request: Request) -> JsonObject:
     """Run the tests of what a change would leave in force; the result goes on record, whatever it is."""
     return await run_test(await _desk(reader, request), change)
 
 
 @router.query("/v1/policies/impact", roles=AUTHORS, methods=("POST",), response_model=Impact)
-async def impact_of_change(step: Step, reader: Reading, request: Request) -> JsonObject:
+async def impact_of_change(step: Step, reader: Present, request: Request) -> JsonObject:
     """Ask the latest decisions again under what a change would leave in force; what flips goes on record, with a rollback plan."""
     desk = await _desk(reader, request)
     change = Change(activate=step.activate, retire=step.retire) if step.to_version is None else desk.back_to(step.to_version)
@@ -124,7 +124,7 @@ async def impact_of_change(step: Step, reader: Reading, request: Request) -> Jso
 
 @router.query("/v1/policies/conflicts", roles=EXAMINERS, response_model=Conflicts)
 async def conflicts_in_force(reader: Reading, request: Request) -> JsonObject:
-    """Search for questions to which two policies in force answer differently."""
+    """Search for questions to which two policies in force, now or then, answer differently."""
     return await find_conflicts(await _desk(reader, request))
 
 
@@ -136,7 +136,7 @@ async def conflicts_in_force(reader: Reading, request: Request) -> JsonObject:
     responses=_PARKED,
     name=ActivatePolicies.command_name,
 )
-async def activate(command: ActivatePolicies, reader: Reading, request: Request) -> Response:
+async def activate(command: ActivatePolicies, reader: Present, request: Request) -> Response:
     """Put versions of policies in force. The artifacts of their test and impact analysis count as named in `Aureus-Evidence`."""
     return await _change(reader, request, command, Change(activate=command.activate, retire=command.retire))
 
@@ -149,7 +149,7 @@ async def activate(command: ActivatePolicies, reader: Reading, request: Request)
     responses=_PARKED,
     name=RetirePolicy.command_name,
 )
-async def retire(policy_id: PolicyId, reader: Reading, request: Request) -> Response:
+async def retire(policy_id: PolicyId, reader: Present, request: Request) -> Response:
     """Take a policy out of force. The artifacts of the test and impact analysis count as named in `Aureus-Evidence`."""
     return await _change(reader, request, RetirePolicy(policy_id=policy_id), Change(retire=(policy_id,)))
 
@@ -168,7 +168,7 @@ async def _change(reader: Reader, request: Request, command: Command, change: Ch
 
 
 async def _desk(reader: Reader, request: Request) -> Desk:
-    return await Desk.open(reader.services, reader.asker, request.scope["headers"])
+    return await Desk.open(reader.services, reader.asker, request.scope["headers"], reader.as_of)
 
 
 router.views("/v1/policies", policies, row_id="policy_id", roles=EVERYBODY, stream=lambda _policy_id: "policyset:active")

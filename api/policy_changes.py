@@ -40,18 +40,20 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Whoever asks, and what their tenant's policies are at this moment."""
+    """Whoever asks, and what their tenant's policies are now, or were at the position `as_of`."""
 
     services: Services
     asker: Asker
     headers: Headers
     history: list[Recorded[Any]]
     policies: PolicySet
+    as_of: int | None = None
 
     @classmethod
-    async def open(cls, services: Services, asker: Asker, headers: Headers) -> Desk:
-        history: list[Recorded[Any]] = list(await services.ledger.read_stream(asker.tenant, STREAM))
-        return cls(services, asker, headers, history, DECIDER.replay(recorded.event for recorded in history))
+    async def open(cls, services: Services, asker: Asker, headers: Headers, as_of: int | None = None) -> Desk:
+        recorded: list[Recorded[Any]] = list(await services.ledger.read_stream(asker.tenant, STREAM))
+        history = [each for each in recorded if as_of is None or each.position <= as_of]
+        return cls(services, asker, headers, history, DECIDER.replay(each.event for each in history), as_of)
 
     @property
     def in_force(self) -> PolicySet:
@@ -288,4 +290,5 @@ def candidate_of(desk: Desk, files: Mapping[str, str]) -> PolicySet:
 
 async def find_conflicts(desk: Desk) -> JsonObject:
     """Where policies in force disagree, each with an example."""
-    return await desk.examined("conflicts", Range(desk.asker.tenant, limit=CONFLICT_DECISIONS, latest=True), desk.in_force)
+    latest = Range(desk.asker.tenant, limit=CONFLICT_DECISIONS, latest=True)
+    return await desk.examined("conflicts", latest if desk.as_of is None else replace(latest, to=desk.as_of), desk.in_force)

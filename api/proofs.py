@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse, Response
 
 from api.errors import ApiError
-from api.reading import Reading
+from api.reading import Present
 from api.routing import PUBLIC, ContextRouter
 from api.services import Services
 from domain.values import Role
@@ -56,7 +56,7 @@ class Root(BaseModel):
 
 
 @router.query("/v1/log/tile/entries/{place:path}", roles=VERIFIERS, response_class=Response)
-async def entry_bundle(reader: Reading, place: str) -> Response:
+async def entry_bundle(reader: Present, place: str) -> Response:
     """Up to 256 entries (C2SP tlog-tiles): each as two bytes of length, big-endian, and the entry."""
     _, index, width = await _tile(reader.services, f"tile/entries/{place}")
     stored = await reader.services.ledger.entries(index * TILE_WIDTH, width)

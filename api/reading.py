@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import Depends, Query, Request
@@ -17,8 +18,10 @@ from domain.values import Role
 from infra.read_queries import Found, ListQuery, Page
 from projections.engine import ReadTable
 
-AS_OF = "The state at a past moment: a ledger position, or an RFC 3339 time with its zone (2026-03-03T14:00:00Z)."
-AT_LEAST = "Wait until the read models have reached this ledger position (a command's answer names one)."
+MOMENT: Final = "a ledger position, an RFC 3339 time with its zone (2026-03-03T14:00:00Z), or a day, which stands for its midnight in UTC"
+AS_OF: Final = f"The state at a past moment: {MOMENT}."
+AT_LEAST: Final = "Wait until the read models have reached this ledger position (a command's answer names one)."
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)(Z|[+ -]\d\d:\d\d))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,15 @@ class Reader:
     services: Services
     asker: Asker
     as_of: int | None
+    asked_for: datetime | None = None
+    """The time that `as_of` was given as, if it was one."""
+
+    async def moment(self) -> datetime:
+        """When it is for the caller: the time they asked for, or when the position was recorded that they asked for, or now."""
+        if self.as_of is None or self.asked_for is not None:
+            return self.asked_for or now()
+        last = await self.services.ledger.read(max(self.as_of, 1) - 1, 1)
+        return last[0].at if last else now()
 
     async def found(self, table: ReadTable[Any], row_id: str, stream: str | None = None) -> Found | None:
         return await self.services.reads.get(table, self._tenant(table), row_id, self.as_of, stream)
@@ -69,44 +81,44 @@ async def open_reader(services: Services, asker: Asker, as_of: str | None, at_le
         return Reader(services, asker, None)
     position = await position_of(services, "as_of", as_of)
     await services.wait_for(position)
-    return Reader(services, asker, position)
+    return Reader(services, asker, position, time_of("as_of", as_of))
 
 
 async def position_of(services: Services, field: str, text: str) -> int:
     """The ledger position that a parameter means: a position, or the last one at or before a time."""
-    if text.isascii() and text.isdigit():
+    moment = time_of(field, text)
+    if moment is None:
         return await _known_position(services, field, text)
-    try:
-        # A plus sign in a query string arrives as a space unless it was escaped; nobody writes a space there on purpose.
-        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise ApiError(
-            422,
-            "invalid_parameter",
-            f"{field} {text!r} is neither a position nor a time with its zone.",
-            field=field,
-            rule="a whole number, or an RFC 3339 time",
-            remedy="Write 4711, 2026-03-03T14:00:00Z or 2026-03-03T14:00:00+01:00.",
-        )
     if moment > now():
         present = timestamp(now())
-        raise ApiError(
-            422, "invalid_parameter", f"{field} lies in the future.", field=field, now=present, remedy="Leave it out to read the present."
-        )
+        message, remedy = f"{field} lies in the future.", "Leave it out to read the present."
+        raise ApiError(422, "invalid_parameter", message, field=field, rule="not later than now", now=present, remedy=remedy)
     return await services.ledger.store.position_at(moment)
+
+
+def time_of(field: str, text: str) -> datetime | None:
+    """The time that a parameter means, None for a position; ApiError 422 for what is neither. A day is its midnight in UTC."""
+    if text.isascii() and text.isdigit():
+        return None
+    found = _TIME.fullmatch(text.strip().upper())
+    try:
+        day, clock, zone = found.groups() if found else ("", None, None)
+        # A plus sign in a query string arrives as a space unless it was escaped; nobody writes a space there on purpose.
+        return datetime.fromisoformat(f"{day}T{clock or '00:00'}{(zone or 'Z').replace(' ', '+')}")
+    except ValueError:
+        message = f"{field} {text!r} is neither a position nor a time with its zone, nor a day."
+        rule, remedy = f"{MOMENT}", "Write 4711, 2026-03-03T14:00:00Z, 2026-03-03T14:00:00+01:00 or 2026-03-03."
+        raise ApiError(422, "invalid_parameter", message, field=field, rule=rule, remedy=remedy) from None
 
 
 async def _known_position(services: Services, field: str, text: str) -> int:
     position = int(text) if text.isascii() and text.isdigit() and len(text) < 19 else -1
     if position < 0:
-        raise ApiError(
-            422, "invalid_parameter", f"{field} {text!r} is not a position.", field=field, remedy="Send a whole number, 0 or more."
-        )
+        message, remedy = f"{field} {text!r} is not a position.", "Send a whole number, 0 or more."
+        raise ApiError(422, "invalid_parameter", message, field=field, rule="a whole number of at most 18 digits", remedy=remedy)
     if position > services.ledger.head.size and position > (size := (await services.ledger.refresh()).size):
-        message = f"The ledger ends at position {size}, before {position}."
-        raise ApiError(422, "invalid_parameter", message, field=field, head=size, remedy="Send a position that a command's answer named.")
+        message, remedy = f"The ledger ends at position {size}, before {position}.", "Send a position that a command's answer named."
+        raise ApiError(422, "invalid_parameter", message, field=field, rule="not beyond the ledger's end", head=size, remedy=remedy)
     return position
 
 
@@ -121,4 +133,21 @@ async def _reading(
     return await open_reader(services, asker, as_of, at_least)
 
 
+async def present_only(request: Request) -> None:
+    """Refuses `as_of` where there is no past to answer from, rather than answer something else than was asked."""
+    if "as_of" in request.query_params:
+        message = f"{request.method} {request.scope['route'].path_format} answers for the present alone."
+        remedy = "Leave as_of out; the lists and the ledger's events have a past."
+        raise ApiError(422, "invalid_parameter", message, field="as_of", rule="not taken here", remedy=remedy)
+
+
+async def _present(
+    request: Request, _refused: Annotated[None, Depends(present_only)], at_least: Annotated[str | None, Query(description=AT_LEAST)] = None
+) -> Reader:
+    return await _reading(request, None, at_least)
+
+
 Reading = Annotated[Reader, Depends(_reading)]
+"""A reader of whatever moment the caller asks for."""
+Present = Annotated[Reader, Depends(_present)]
+"""A reader of the present, for commands and for what keeps no past."""

@@ -40,15 +40,20 @@ bytes: a salted digest does, and the value itself can be erased.
 """
 
 
+def shipped() -> list[type[Event]]:
+    """Every event that ships, by name."""
+    projections()  # loads every context
+    return [event for event in EVENTS if event.__module__.startswith("domain.")]
+
+
 def render_events() -> str:
     """The catalogue of events, and the shapes they are made of."""
-    readers = _readers()
-    shipped = [event for event in EVENTS if event.__module__.startswith("domain.")]
+    readers, events = _readers(), shipped()
     shapes: dict[str, JsonObject] = {}
     parts = [_OPENING]
-    for context in sorted({event.event_name.partition(".")[0] for event in shipped}):
+    for context in sorted({event.event_name.partition(".")[0] for event in events}):
         parts.append(f"\n## {context}\n")
-        for event in shipped:
+        for event in events:
             if event.event_name.partition(".")[0] == context:
                 schema = event.model_json_schema()
                 shapes |= schema.get("$defs", {})
@@ -56,6 +61,22 @@ def render_events() -> str:
     parts.append("\n## Shapes\n")
     parts.extend(_shape(name, shape) for name, shape in sorted(shapes.items()))
     return "".join(parts)
+
+
+def catalogue() -> list[JsonObject]:
+    """The same for programs: of each event its name, schema, meaning, personal fields, who reads it, and its JSON schema."""
+    readers = _readers()
+    return [
+        {
+            "name": event.event_name,
+            "schema": event.schema_version,
+            "about": _first_line(event),
+            "personal": sorted(event.personal),
+            "read_by": [name.strip("`") for name in readers.get(event, [])],
+            "json_schema": event.model_json_schema(),
+        }
+        for event in shipped()
+    ]
 
 
 def _readers() -> dict[type[Event], list[str]]:

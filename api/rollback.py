@@ -18,13 +18,14 @@ from starlette.responses import Response
 from api.asking import CommandAnswer, ask_of, require_stored, told
 from api.dependents import Surroundings, broken_by_dataset, broken_by_pipeline, surroundings
 from api.errors import ApiError
-from api.routing import ContextRouter, Reader, Reading
+from api.routing import ContextRouter, Present, Reader, Reading
 from commands import budgets, pipelines, policies
 from commands.catalog import DATASETS, RollBackDataset
 from commands.path import Ask
 from domain.actions import ActionAllowed
 from domain.budgets import root_of
 from domain.catalog import Dataset
+from domain.differences import differences
 from domain.kernel import Command, Decider, JsonObject, Recorded, json_digest
 from domain.pipelines import Pipeline
 from domain.rollback import Version
@@ -305,7 +306,7 @@ async def preview(
     entity_type: EntityType,
     entity_id: str,
     to_version: Annotated[int, Query(ge=1, description="The version whose settings would come back.")],
-    reader: Reading,
+    reader: Present,
     request: Request,
 ) -> Preview:
     """What a rollback would change and touch, and what the Guard would say to it; nothing is written."""
@@ -342,7 +343,7 @@ async def preview(
     response_model=CommandAnswer,
     responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}},
 )
-async def roll_back(asked: RollbackRequest, reader: Reading, request: Request) -> Response:
+async def roll_back(asked: RollbackRequest, reader: Present, request: Request) -> Response:
     """Give an entity the settings back that it had at an earlier version, by one compensating event."""
     reader = await _latest(reader)
     entity = await _entity(reader, asked.entity_type, asked.entity_id)
@@ -370,23 +371,3 @@ async def _asked(reader: Reader, request: Request, command: Command) -> Ask:
     if ask.artifacts:
         await require_stored(reader.services, ask)
     return ask
-
-
-def differences(now: Any, then: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Each setting that differs, by its path: objects member by member, lists of named things by name, all else whole."""
-    now, then = _by_name(now), _by_name(then)
-    if isinstance(now, dict) and isinstance(then, dict):
-        for name in sorted(now.keys() | then.keys()):
-            yield from differences(now.get(name), then.get(name), f"{field}.{name}" if field else name)
-    elif now != then:
-        yield field, now, then
-
-
-def _by_name(value: Any) -> Any:
-    """A list of things that have names, as an object of them; any other value as it is."""
-    if not isinstance(value, list) or not value:
-        return value
-    for name in ("name", "dataset_id"):
-        if all(isinstance(item, dict) and name in item for item in value):
-            return {item[name]: item for item in value}
-    return value

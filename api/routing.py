@@ -19,17 +19,17 @@ from pydantic import create_model
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.asking import Answer, CommandAnswer, Complete, command_answer, command_endpoint
+from api.asking import Answer, CommandAnswer, Complete, More, command_answer, command_endpoint
 from api.errors import ErrorBody, error_response
 from api.feeding import EventStream, Opening, open_talk
-from api.reading import Reader, Reading, require_role
+from api.reading import Present, Reader, Reading, present_only, require_role
 from api.services import Services
 from api.viewing import Own, list_answer, list_endpoint, row_answer, row_endpoint
 from domain.kernel import Command
 from domain.values import Role
 from projections.engine import ReadTable
 
-__all__ = ["PUBLIC", "ContextRouter", "Own", "Reader", "Reading"]
+__all__ = ["PUBLIC", "ContextRouter", "Own", "Present", "Reader", "Reading"]
 
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 PUBLIC: Final[frozenset[Role]] = frozenset()
@@ -48,20 +48,31 @@ class View:
 class ContextRouter(APIRouter):
     """A context's routes."""
 
-    def command(self, path: str, command: type[Command], *, status: int = 200, complete: Complete | None = None) -> None:
-        """POST a command; path parameters are fields of it, the body holds the others. `complete` adds what only the server knows."""
+    def command(
+        self,
+        path: str,
+        command: type[Command],
+        *,
+        status: int = 200,
+        complete: Complete | None = None,
+        more: More | None = None,
+        model: type[CommandAnswer] = CommandAnswer,
+    ) -> None:
+        """POST a command; path parameters are fields of it, the body holds the others. `complete` adds what only the server knows;
+        `more` is what the answer, which is a `model`, tells besides.
+        """
         in_path = re.findall(r"{(\w+)", path)
         self._declare(
             path,
             "POST",
             command_endpoint(command, in_path),
-            command_answer(command, status, complete),
+            command_answer(command, status, complete, more),
             command.roles,
             name=command.command_name,
             summary=_first_line(command),
             description=f"{inspect.getdoc(command)}\n\nAsked by: {', '.join(sorted(command.roles))}.",
             status_code=status,
-            response_model=CommandAnswer,
+            response_model=model,
             responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}, **_ERRORS},
         )
         self.routes[-1].command = command  # type: ignore[attr-defined]
@@ -106,10 +117,11 @@ class ContextRouter(APIRouter):
     def query(
         self, path: str, *, roles: frozenset[Role], methods: tuple[str, ...] = ("GET",), **options: Any
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """An ordinary FastAPI endpoint with an authorisation rule; declare a `Reading` parameter to read."""
+        """An ordinary FastAPI endpoint with an authorisation rule; declare a `Reading` parameter to read, or a `Present` one."""
 
         def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             dependencies = [] if roles is PUBLIC or _reads(endpoint) else [Depends(_authorised)]
+            dependencies += [] if _reads(endpoint) else [Depends(present_only)]
             options.setdefault("summary", _first_line(endpoint))
             options.setdefault("responses", _ERRORS)
             self.add_api_route(path, endpoint, methods=list(methods), dependencies=dependencies, **options)
@@ -150,8 +162,8 @@ def _first_line(thing: Any) -> str:
 
 
 def _reads(endpoint: Callable[..., Any]) -> bool:
-    """Whether a `Reading` parameter checks the caller already."""
-    return Reading in get_type_hints(endpoint, include_extras=True).values()
+    """Whether a parameter checks the caller already, and what moment they ask for."""
+    return not {Reading, Present}.isdisjoint(get_type_hints(endpoint, include_extras=True).values())
 
 
 async def _authorised(request: Request) -> None:

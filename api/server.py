@@ -22,6 +22,7 @@ from infra.demo import ensure_demo
 from infra.metrics_server import metrics_served
 from infra.observing import observed
 from infra.settings import Settings, SettingsError
+from streams.backups import record_restore
 from streams.feeds import Feeds
 
 BACKLOG: Final = 2_048
@@ -93,6 +94,7 @@ def uvicorn_run(main: object) -> None:
 async def _serve(settings: Settings, listener: socket.socket, run_projections: bool, announce: Callable[[Services], None]) -> None:
     async with open_services(settings, run_projections=run_projections) as services:
         await ensure_policies(services)
+        await record_restore(services.ledger, services.path, settings.tenant)
         if settings.demo:
             await ensure_demo(services)
         server = server_of(services)

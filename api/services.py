@@ -18,6 +18,7 @@ from domain.contexts import CONTEXTS
 from domain.kernel import Decider
 from infra.blobs import BlobStore, LocalBlobs
 from infra.embedded import EmbeddedPostgres
+from infra.key_encryption import KeyEncryptionKeys
 from infra.keystore import FileKeystore, verify
 from infra.ledger import Ledger
 from infra.measures import commands
@@ -34,16 +35,20 @@ from infra.proofs import Proofs
 from infra.read_models import create_read_models
 from infra.read_queries import Reads
 from infra.s3_blobs import S3Blobs
+from infra.scratch import Scratch
 from infra.settings import Settings, SettingsError
 from infra.tasks import ended
 from infra.tiles import Tiles
 from infra.timestamps import Timestamping
 from infra.tokens import TokenIssuer
 from infra.tracing import traced
+from infra.vault_records import VaultRecords
 from infra.verifier.notes import LOG, VerifierKey
 from infra.webhooks import HttpWebhooks, WebhookStore
 from infra.witnessing import FOLLOWER_SECONDS, ROUND_SECONDS, Witnessing
 from projections.engine import Projection
+from streams.archive import Archivist
+from streams.erasing import Eraser
 from streams.exports import Exporter, Outside
 from streams.feeds import Feeds
 from streams.listening import brought_by_kafka
@@ -51,7 +56,9 @@ from streams.notifications import Courier
 from streams.progress import Progress, watch
 from streams.reactions import reactions, sweeps
 from streams.reactor import Reactor, place_reactions
+from streams.replays import Replayer
 from streams.sagas import sagas
+from streams.vault import Rewrapper
 from streams.ways import follow_kafka, follow_ledger, relay_ledger
 
 READ_WAIT_SECONDS: Final = 5.0
@@ -92,6 +99,8 @@ class Services:
     tokens: TokenIssuer
     passwords: Passwords
     webhooks: WebhookStore
+    vault: VaultRecords
+    scratch: Scratch
     authenticator: Authenticator
     metrics: Metrics
     projections: tuple[Projection, ...]
@@ -115,15 +124,12 @@ class Services:
 async def open_services(settings: Settings, *, run_projections: bool = True) -> AsyncIterator[Services]:
     """Starts or adopts PostgreSQL, opens the ledger, the policies and the read models."""
     async with AsyncExitStack() as stack:
-        dsn = settings.database_url or await _open_postgres(settings, stack)
-        keystore = open_keystore(settings)
-        blobs = await _open_blobs(settings, stack)
-        ledger = await open_ledger(dsn, keystore, settings.origin)
-        stack.push_async_callback(ledger.close)
+        blobs = await open_blobs(settings, stack)
+        dsn, keystore, ledger = await _open_ledger(settings, stack)
+        vault = VaultRecords(ledger)
         # With Kafka the workers move read models and nothing else: what else goes on in the background is this process's.
         background = run_projections or settings.kafka is not None
-        tiles = await _open_tiles(dsn, ledger, stack, follow=background)
-        proofs = Proofs(tiles, ledger.store)
+        tiles, proofs = await _open_tiles(dsn, ledger, stack, follow=background)
         witnessing, timestamping = _open_anchors(settings, ledger, proofs, stack, follow=background)
         all_projections = projections()
         reads, progress = await _open_reads(dsn, all_projections, stack)
@@ -136,17 +142,9 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         stack.push_async_callback(feeds.close)
         path = CommandPath(traced(ledger), policy, deciders(), verify)
         await _react(ledger, dsn, path, reads, stack, react=background)
-        shelf = Shelf(settings.exports_dir)
-        if background:
-            exporter = Exporter(ledger, dsn, path, reads, shelf, witnessing, Outside(settings, keystore.vault.seed))
-            stack.push_async_callback(ended, asyncio.create_task(exporter.run(), name="exports"))
-        passwords = Passwords(dsn)
-        await passwords.open()
-        stack.push_async_callback(passwords.close)
-        webhooks = await _open_webhooks(dsn, keystore, stack, deliver=background)
-        tokens = TokenIssuer(keystore.token, ledger.name)
+        passwords, webhooks = await _open_secrets(dsn, vault.vault.keks, stack, deliver=background)
         metrics.add(ledger.readings, commands(path.ended), policy.measured.readings, witnessing.readings, feeds.readings)
-        yield Services(
+        services = Services(
             settings=settings,
             dsn=dsn,
             keystore=keystore,
@@ -155,20 +153,49 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
             proofs=proofs,
             witnessing=witnessing,
             timestamping=timestamping,
-            shelf=shelf,
+            shelf=Shelf(settings.exports_dir),
             path=path,
             reads=reads,
             policy=policy,
             blobs=blobs,
-            tokens=tokens,
+            tokens=(tokens := TokenIssuer(keystore.token, ledger.name)),
             passwords=passwords,
             webhooks=webhooks,
+            vault=vault,
+            scratch=Scratch(dsn, ledger.name, settings.tenant, vault.vault.keks, embedded=settings.database_url is None),
             authenticator=Authenticator(tokens, lookup_in(reads)),
             metrics=metrics,
             projections=all_projections,
             progress=progress,
             feeds=feeds,
         )
+        if background:
+            _work(services, stack)
+        yield services
+
+
+async def _open_ledger(settings: Settings, stack: AsyncExitStack) -> tuple[str, FileKeystore, Ledger]:
+    """The database's address, the keys, and the ledger."""
+    dsn = settings.database_url or await _open_postgres(settings, stack)
+    keystore = open_keystore(settings)
+    ledger = await open_ledger(dsn, keystore, settings.origin, vault_keys_url=settings.vault_keys_url)
+    stack.push_async_callback(ledger.close)
+    return dsn, keystore, ledger
+
+
+def _work(services: Services, stack: AsyncExitStack) -> None:
+    """What goes on in the background: packs, archive segments, erasures, replays, and keys that are wrapped again."""
+    settings, shelf, reads = services.settings, services.shelf, services.reads
+    ledger, dsn, path = services.ledger, services.dsn, services.path
+    work = {
+        "exports": Exporter(ledger, dsn, path, reads, shelf, services.witnessing, Outside(settings)).run(),
+        "archive": Archivist(ledger, dsn, path, services.tiles, services.proofs, services.blobs, settings).run(),
+        "erasures": Eraser(ledger, dsn, path, reads, shelf, services.blobs).run(),
+        "replays": Replayer(dsn, path, reads, services.scratch, services.projections).run(),
+        "vault": Rewrapper(dsn, path, services.vault, services.webhooks).run(),
+    }
+    for name, running in work.items():
+        stack.push_async_callback(ended, asyncio.create_task(running, name=name))
 
 
 async def _open_postgres(settings: Settings, stack: AsyncExitStack) -> str:
@@ -219,13 +246,13 @@ async def _react(ledger: Ledger, dsn: str, path: CommandPath, reads: Reads, stac
         stack.push_async_callback(ended, asyncio.create_task(reactor.run(), name="reactions"))
 
 
-async def _open_tiles(dsn: str, ledger: Ledger, stack: AsyncExitStack, *, follow: bool) -> Tiles:
+async def _open_tiles(dsn: str, ledger: Ledger, stack: AsyncExitStack, *, follow: bool) -> tuple[Tiles, Proofs]:
     tiles = Tiles(dsn)
     await tiles.open()
     stack.push_async_callback(tiles.close)
     if follow:
         stack.push_async_callback(ended, asyncio.create_task(tiles.follow(ledger.appended()), name="tiles"))
-    return tiles
+    return tiles, Proofs(tiles, ledger.store)
 
 
 def _open_anchors(
@@ -251,7 +278,7 @@ def _open_anchors(
     return witnessing, timestamping
 
 
-async def _open_blobs(settings: Settings, stack: AsyncExitStack) -> BlobStore:
+async def open_blobs(settings: Settings, stack: AsyncExitStack) -> BlobStore:
     if settings.s3 is None:
         return LocalBlobs(settings.blobs_dir)
     blobs = S3Blobs(settings.s3, settings.blobs_dir)
@@ -275,15 +302,19 @@ async def _open_policies(settings: Settings, stack: AsyncExitStack) -> GovernedP
     return policies
 
 
-async def _open_webhooks(dsn: str, keystore: FileKeystore, stack: AsyncExitStack, *, deliver: bool) -> WebhookStore:
-    webhooks = WebhookStore(dsn, keystore.vault.seed)
+async def _open_secrets(dsn: str, keks: KeyEncryptionKeys, stack: AsyncExitStack, *, deliver: bool) -> tuple[Passwords, WebhookStore]:
+    """What is kept beside the ledger: passwords, and webhooks with their secrets."""
+    passwords = Passwords(dsn)
+    await passwords.open()
+    stack.push_async_callback(passwords.close)
+    webhooks = WebhookStore(dsn, keks)
     await webhooks.open()
     stack.push_async_callback(webhooks.close)
     if deliver:
         port = HttpWebhooks()
         stack.push_async_callback(port.close)
         stack.push_async_callback(ended, asyncio.create_task(Courier(webhooks, port).run(), name="webhooks"))
-    return webhooks
+    return passwords, webhooks
 
 
 def now() -> datetime:

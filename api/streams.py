@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from api.reading import Reading
+from api.reading import Present
 from api.routing import ContextRouter
 from domain.values import PEOPLE
 from projections.reactions import dead_letters
@@ -73,7 +73,7 @@ class StreamsAnswer(BaseModel):
 
 
 @router.query("/v1/streams", roles=PEOPLE, response_model=StreamsAnswer)
-async def streams(reader: Reading) -> StreamsAnswer:
+async def streams(reader: Present) -> StreamsAnswer:
     """Where everything that follows the ledger stands."""
     services = reader.services
     found = await standing(services.reads)

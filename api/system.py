@@ -13,11 +13,14 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from api.errors import ApiError
-from api.reading import Reading
+from api.reading import Present, Reader, Reading
 from api.routing import PUBLIC, ContextRouter
+from api.services import Services
 from domain.kernel import JsonObject
 from domain.keys import KeyAdded
 from domain.values import PEOPLE, Role
+from infra.archive.fetching import fetched, sealed_segments
+from infra.archive.segment import ArchiveError
 from infra.checkpoint import verifier_key
 from infra.envelope import entry_bytes
 from infra.rebuild import Rebuilt, rebuild
@@ -117,9 +120,9 @@ async def keys(request: Request) -> JsonObject:
 async def events(reader: Reading, after: After = 0, limit: Limit = 100, tail: Annotated[bool, Query()] = False) -> LedgerEvents:
     """The event log as it is signed; `tail=true` answers the last `limit` events."""
     ledger = reader.services.ledger
-    size = (await ledger.refresh()).size
+    size = await _end(reader)
     start = max(after, size - limit) if tail else after
-    stored = await ledger.entries(start, limit)
+    stored = await ledger.entries(start, min(limit, max(size - start, 0)))
     items = [{"position": event.position, **orjson.loads(event.body)} for event in stored if event.tenant == reader.asker.tenant]
     return LedgerEvents(items=items, next_after=stored[-1].position if stored else start, size=size)
 
@@ -127,12 +130,17 @@ async def events(reader: Reading, after: After = 0, limit: Limit = 100, tail: An
 @router.query("/v1/ledger/entries", roles=VERIFIERS)
 async def entries(reader: Reading, after: After = 0, limit: Limit = 1_000) -> JsonObject:
     """The tree's entries, byte for byte in base64: what a verifier needs, and all it should believe."""
-    stored = await reader.services.ledger.entries(after, limit)
+    stored = await reader.services.ledger.entries(after, min(limit, max(await _end(reader) - after, 0)))
     return {"after": after, "entries": [base64.b64encode(entry_bytes(event.body, event.signatures)).decode() for event in stored]}
 
 
+async def _end(reader: Reader) -> int:
+    """Where the ledger ends, or ended."""
+    return (await reader.services.ledger.refresh()).size if reader.as_of is None else reader.as_of
+
+
 @router.query("/v1/projections", roles=READERS, response_model=Standings, tags=["projections"])
-async def standings(reader: Reading) -> Standings:
+async def standings(reader: Present) -> Standings:
     """Where each projection stands."""
     services = reader.services
     size = (await services.ledger.refresh()).size
@@ -149,7 +157,11 @@ async def standings(reader: Reading) -> Standings:
 
 @router.query("/v1/projections/{name}/rebuild", roles=OPERATORS, methods=("POST",), tags=["projections"])
 async def rebuild_projection(
-    reader: Reading, name: str, swap: Annotated[bool, Query()] = True, accept_changes: Annotated[bool, Query()] = False
+    reader: Present,
+    name: str,
+    swap: Annotated[bool, Query()] = True,
+    accept_changes: Annotated[bool, Query()] = False,
+    archive: Annotated[bool, Query(description="Read from the segments of the archive what they hold.")] = False,
 ) -> StreamingResponse:
     """Build a projection again beside the live one, compare digests, and swap it in.
 
@@ -160,11 +172,13 @@ async def rebuild_projection(
     if found is None:
         known = ", ".join(projection.name for projection in reader.services.projections)
         raise ApiError(404, "projection_not_found", f"There is no projection {name!r}.", field="name", remedy=f"Use one of {known}.")
-    lines = _rebuilding(reader.services.dsn, found, swap=swap, accept_changes=accept_changes)
+    lines = _rebuilding(reader.services, found, swap=swap, accept_changes=accept_changes, archive=archive)
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
-async def _rebuilding(dsn: str, projection: Projection, *, swap: bool, accept_changes: bool) -> AsyncIterator[bytes]:
+async def _rebuilding(
+    services: Services, projection: Projection, *, swap: bool, accept_changes: bool, archive: bool
+) -> AsyncIterator[bytes]:
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     async def progress(phase: str, done: int, total: int) -> None:
@@ -172,8 +186,13 @@ async def _rebuilding(dsn: str, projection: Projection, *, swap: bool, accept_ch
 
     async def work() -> None:
         try:
-            built: Rebuilt = await rebuild(dsn, projection, swap=swap, accept_changes=accept_changes, progress=progress)
+            segments = await sealed_segments(services.ledger) if archive else []
+            async with fetched(services.blobs, segments, services.settings.archive_dir) as sealed:
+                choice = {"swap": swap, "accept_changes": accept_changes}
+                built: Rebuilt = await rebuild(services.dsn, projection, progress=progress, sealed=sealed, **choice)
             await lines.put(orjson.dumps({"done": {**_shape(built), "equal": built.equal}}) + b"\n")
+        except ArchiveError as error:
+            await lines.put(orjson.dumps({"error": {"code": error.code, "message": error.message, "remedy": error.remedy}}) + b"\n")
         except ProjectionError as error:
             await lines.put(orjson.dumps({"error": {"code": "projection_failed", "message": str(error)}}) + b"\n")
         finally:

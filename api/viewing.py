@@ -27,13 +27,18 @@ _LIST_PARAMETERS: Final = frozenset({"sort", "limit", "cursor", "q", "as_of", "a
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """Rows of which everybody sees their own: `column` says whose a row is. `overseers` see those of others, when they ask for them."""
+    """Rows of which everybody sees their own: `column` says whose a row is. `overseers` see those of others, when they ask for them,
+    or (`whole`) unless they ask for somebody's.
+    """
 
     column: str
     overseers: frozenset[Role]
+    whole: bool = False
 
     def narrowed(self, asker: Asker, where: dict[str, list[str]]) -> dict[str, list[str]]:
         """The filters, kept to what the caller may see; ApiError 403 when they ask for more."""
+        if self.whole and self.column not in where and asker.roles & self.overseers:
+            return where
         wanted = where.get(self.column, [asker.actor])
         if wanted != [asker.actor]:
             require_role(asker, self.overseers)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, Response
 
 from api.errors import ApiError
-from api.reading import Reading
+from api.reading import Present
 from api.routing import PUBLIC, ContextRouter
 from api.services import Services, now
 from domain.kernel import timestamp
@@ -87,7 +87,7 @@ async def witnessed_checkpoint(request: Request) -> PlainTextResponse:
 
 
 @router.query("/v1/witnesses", roles=PEOPLE, response_model=Witnesses)
-async def witnesses(reader: Reading) -> Witnesses:
+async def witnesses(reader: Present) -> Witnesses:
     """Who watches this ledger, how far behind they are, and whether enough of them have cosigned it."""
     services = reader.services
     witnessing = services.witnessing

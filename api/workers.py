@@ -59,7 +59,7 @@ async def follow(settings: Settings, names: Sequence[str]) -> None:
     every = projections()
     followed = chosen(names)
     dsn = reachable(settings)
-    ledger = await open_ledger(dsn, open_keystore(settings), settings.origin)
+    ledger = await open_ledger(dsn, open_keystore(settings), settings.origin, vault_keys_url=settings.vault_keys_url)
     try:
         await create_read_models(dsn, every)
         spare_the_collector()

@@ -1,4 +1,4 @@
-"""`python -m bench [--only NAME]`: runs the benchmarks, prints a table and writes bench/results.json."""
+"""`python -m bench [--only NAME ...]`: runs the benchmarks, prints a table and writes bench/results.json."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,15 +17,19 @@ from bench import (
     append,
     bulk,
     decision_replay,
+    diff,
+    erase,
     export,
     feeds,
     guard,
     live,
     over_http,
+    past,
     policy,
     proofs,
     rebuild,
     relay,
+    segments,
     start,
     streams,
     verify,
@@ -40,9 +45,13 @@ FIGURES: Final[tuple[Figure, ...]] = (
     *guard.FIGURES,
     *rebuild.FIGURES,
     *relay.FIGURES,
+    *segments.FIGURES,
     *streams.FIGURES,
     *start.FIGURES,
     *decision_replay.FIGURES,
+    *diff.FIGURES,
+    *erase.FIGURES,
+    *past.FIGURES,
     *verify.FIGURES,
     *proofs.FIGURES,
     *export.FIGURES,
@@ -57,7 +66,7 @@ RESULTS: Final = Path(__file__).parent / "results.json"
 def main() -> int:
     """0 when every goal is met, 1 when one is missed or a figure could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", choices=[figure.name for figure in FIGURES], help="one figure: %(choices)s")
+    parser.add_argument("--only", metavar="NAME", nargs="+", choices=[figure.name for figure in FIGURES], help="these figures: %(choices)s")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds after the warm-up (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=ROUND_SECONDS, help="length of a timed round (default %(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the fixed amounts of work; goals are about 1")
@@ -68,7 +77,7 @@ def main() -> int:
     missing: list[str] = []
     with open_lab(round_seconds=given.seconds, scale=given.scale) as lab:
         for figure in FIGURES:
-            if given.only in (None, figure.name):
+            if given.only is None or figure.name in given.only:
                 try:
                     with console.status(figure.name) as status:
                         rows += measure(figure, lab, given.rounds, status.update)
@@ -105,11 +114,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def write_results(rows: list[Row], file: Path, *, only: str | None) -> None:
+def write_results(rows: list[Row], file: Path, *, only: Collection[str] | None) -> None:
     """All rows of this run; with `only`, those of the other figures stay as an earlier run left them."""
     results = [row.as_json() for row in rows]
     if only and file.exists():
-        kept = [result for result in json.loads(file.read_text()) if _figure(result) != only]
+        kept = [result for result in json.loads(file.read_text()) if _figure(result) not in only]
         order = [figure.name for figure in FIGURES]
         results = sorted([*kept, *results], key=lambda result: order.index(_figure(result)))
     file.write_text(json.dumps(results, indent=2) + "\n")

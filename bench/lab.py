@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -42,6 +42,8 @@ class Lab:
     """Shrinks the fixed amounts of work (events to import, to rebuild from); 1 is what the goals are about."""
     _runner: asyncio.Runner = field(default_factory=lambda: asyncio.Runner(loop_factory=uvloop.new_event_loop))
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _kept: dict[str, Any] = field(default_factory=dict)
+    _closing: ExitStack = field(default_factory=ExitStack)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the lab's one event loop (uvloop, as in production)."""
@@ -67,7 +69,15 @@ class Lab:
             with psycopg.connect(self.dsn, autocommit=True) as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
+    def keep(self, name: str, made: Callable[[Lab], AbstractContextManager[T]]) -> T:
+        """What several figures look at, and takes long to make: made by the first that asks, and kept until the lab closes."""
+        if name not in self._kept:
+            self._kept[name] = self._closing.enter_context(made(self))
+        kept: T = self._kept[name]
+        return kept
+
     def close(self) -> None:
+        self._closing.close()
         self._runner.close()
 
 

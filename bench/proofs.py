@@ -11,6 +11,7 @@ from typing import Final
 from bench.bulk import fill, history
 from bench.lab import CannotMeasure, Lab
 from bench.measure import Figure, Goal, Sample
+from infra.key_encryption import KeyEncryptionKeys
 from infra.postgres_store import PostgresStore
 from infra.proofs import Inclusion, Proofs
 from infra.tiles import Tiles
@@ -34,7 +35,7 @@ def _log(lab: Lab) -> Iterator[tuple[Tiles, PostgresStore, int]]:
     """A ledger with so many events, its tiles, and its size."""
     with lab.database("ours") as dsn:
         fill(lab, dsn, lab.scaled(EVENTS), history())
-        tiles, store = Tiles(dsn), PostgresStore(dsn, Vault(bytes(32)))
+        tiles, store = Tiles(dsn), PostgresStore(dsn, Vault(KeyEncryptionKeys(lab.subfolder("keys"))))
         lab.run(tiles.open())
         lab.run(store.open())
         try:

@@ -62,7 +62,7 @@ class History:
             command, stream, event = next(self._actions)
             facts.setdefault(stream, []).append(event)
             version = self._versions.get(stream, 0) + len(facts[stream])
-            actions.append(StreamWrite(f"action:{uuid7()}", 0, (_allowed(command, stream, event, version),), fresh=True))
+            actions.append(StreamWrite(f"action:{uuid7()}", 0, (allowed(command, stream, event, version),), fresh=True))
         writes = [StreamWrite(stream, self._versions.get(stream, 0), tuple(found)) for stream, found in facts.items()]
         for write in writes:
             self._versions[write.stream] = write.expected_version + len(write.events)
@@ -87,7 +87,7 @@ class History:
             yield "catalog.record_usage", dataset, UsageRecorded(dataset_id=self._dataset, used_by=ACTOR, query_count=1)
 
 
-def _allowed(command: str, stream: str, event: Event, version: int) -> ActionAllowed:
+def allowed(command: str, stream: str, event: Event, version: int) -> ActionAllowed:
     return ActionAllowed(
         intent=Intent(
             command=command,

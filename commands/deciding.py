@@ -74,7 +74,8 @@ class Deciding:
     def _enter(self, state: GuardState) -> None:
         self._guard.append((state, self._ask.elapsed_us()))
 
-    async def decide(self) -> Decision:
+    async def decide(self, unkept: Refused | None = None) -> Decision:
+        """`unkept` blocks what would be allowed: why the personal values of an earlier attempt could not be kept."""
         ask, sight = self._ask, self._sight
         name = ask.command.command_name
         if sight.stopped is not None:
@@ -102,6 +103,8 @@ class Deciding:
             require_possible(ask, sight, signs=self._signed is not None, parks=parks)
             if parks:
                 return self._parked(verdict)
+            if unkept is not None:
+                raise unkept
             return self._allowed(verdict)
         except Refused as refusal:
             return self._blocked(refusal.code, refusal.message, refusal.facts)

@@ -23,6 +23,7 @@ from domain.exports import (
     IndexCommitted,
     KnownProfile,
     PackDownloaded,
+    PackWithdrawn,
     Position,
     Profile,
     ProfileDefined,
@@ -37,7 +38,7 @@ from domain.exports import (
     evolve_profile,
 )
 from domain.kernel import EVENTS, Asked, Command, Decider, JsonObject, require
-from domain.values import Label, Role, Sha256, Text
+from domain.values import Identifier, Label, Role, Sha256, Text
 
 OVERSEERS: Final = frozenset({Role.AUDITOR, Role.ADMIN})
 ITSELF: Final = frozenset({Role.ADMIN})
@@ -108,6 +109,16 @@ class RecordDownload(Command, name="exports.record_download", roles=ITSELF):
     last_byte: Count
 
 
+class WithdrawPack(Command, name="exports.withdraw_pack", roles=ITSELF):
+    """Put on record that a pack is destroyed here, for it shows what was ordered to be erased."""
+
+    restrains = True
+    export_id: ExportId
+    sha256: Sha256
+    subject_id: Identifier
+    ordered_position: Position
+
+
 class DefineProfile(Command, name="exports.define_profile", roles=OVERSEERS):
     """Say what a kind of recipient is shown: personal values kept for these purposes, and no events of these types."""
 
@@ -128,7 +139,7 @@ class CommitIndex(Command, name="exports.commit_index", roles=ITSELF):
     keys_leaf: Sha256
 
 
-ExportCommand = RequestExport | CancelExport | SealExport | FailExport | RecordDownload
+ExportCommand = RequestExport | CancelExport | SealExport | FailExport | RecordDownload | WithdrawPack
 
 
 def decide(export: Export, command: ExportCommand, asked: Asked) -> list[ExportEvent]:
@@ -149,6 +160,10 @@ def decide(export: Export, command: ExportCommand, asked: Asked) -> list[ExportE
         case RecordDownload():
             _require_itself(asked)
             return [_downloaded(export, command)]
+        case WithdrawPack():
+            _require_itself(asked)
+            _require_pack(export, command.export_id)
+            return [PackWithdrawn(**command.model_dump())]
         case _:
             assert_never(command)
 
@@ -256,14 +271,18 @@ def _require_open(export: Export, export_id: str) -> None:
     )
 
 
-def _downloaded(export: Export, command: RecordDownload) -> PackDownloaded:
+def _require_pack(export: Export, export_id: str) -> None:
     require(
         export.status == "sealed",
         "export_not_sealed",
-        f"The pack of export {command.export_id} is not there: the export is {export.status}.",
+        f"The pack of export {export_id} is not there: the export is {export.status}.",
         field="export_id",
         remedy="Wait until it is sealed.",
     )
+
+
+def _downloaded(export: Export, command: RecordDownload) -> PackDownloaded:
+    _require_pack(export, command.export_id)
     require(
         command.sha256 == export.sha256 and command.first_byte <= command.last_byte < export.size_bytes,
         "pack_is_another",
@@ -337,8 +356,8 @@ EXPORTS: Final[Decider[Export, ExportCommand, ExportEvent]] = Decider(
     initial=Export(),
     evolve=evolve,
     decide=decide,
-    commands=(RequestExport, CancelExport, SealExport, FailExport, RecordDownload),
-    events=(ExportRequested, ExportSealed, ExportFailed, ExportCancelled, PackDownloaded),
+    commands=(RequestExport, CancelExport, SealExport, FailExport, RecordDownload, WithdrawPack),
+    events=(ExportRequested, ExportSealed, ExportFailed, ExportCancelled, PackDownloaded, PackWithdrawn),
     entity=lambda command: command.export_id,
     facts=_facts,
 )

@@ -19,7 +19,7 @@ from commands.outcome import Outcome
 from commands.policy import PolicyPort
 from commands.sight import AnyDecider, Ask, Onlooker, Sight
 from commands.states import States, StreamKey
-from domain.kernel import Command, JsonObject, SignatureCheck, command_digest, never_signed
+from domain.kernel import Command, JsonObject, Refused, SignatureCheck, command_digest, never_signed
 from domain.ledger import AlreadyAnswered, Conflict, LedgerPort, Receipt
 
 __all__ = ["Ask", "CommandPath", "KeyReused", "VersionMismatch"]
@@ -90,7 +90,7 @@ class CommandPath:
         keys = self._keys(ask)
         async with self._states.alone(keys):
             self._states.forget(*keys)
-            decision, _ = await self._decided(ask, ask.command.intent(), ask.command.digest())
+            decision, _ = await self._decided(ask, ask.command.intent(), ask.command.digest(), rehearsed=True)
         return decision.outcome
 
     async def _as_of_now(self, tenant: str, request: RequestApproval) -> RequestApproval:
@@ -109,9 +109,13 @@ class CommandPath:
     async def _handled(self, ask: Ask, inputs: JsonObject, digest: str) -> Outcome:
         """Decides until the versions a decision saw still hold, a bounded number of times."""
         attempts = MAX_ATTEMPTS_TO_RESTRAIN if ask.command.restrains else MAX_ATTEMPTS
+        unkept: Refused | None = None
         for attempt in range(attempts):
             try:
-                return await self._attempt(ask, inputs, digest)
+                return await self._attempt(ask, inputs, digest, unkept)
+            except Refused as refusal:
+                # The vault keeps nothing about who was erased: that no goes on record like any other.
+                unkept = refusal
             except AlreadyAnswered:
                 answer = await self._remembered(ask, digest)
                 assert answer is not None
@@ -130,10 +134,10 @@ class CommandPath:
             raise KeyReused(ask.idempotency_key)
         return Outcome.from_json(found[1])
 
-    async def _attempt(self, ask: Ask, inputs: JsonObject, digest: str) -> Outcome:
+    async def _attempt(self, ask: Ask, inputs: JsonObject, digest: str, unkept: Refused | None) -> Outcome:
         keys = self._keys(ask)
         async with self._states.alone(keys):
-            decision, sight = await self._decided(ask, inputs, digest)
+            decision, sight = await self._decided(ask, inputs, digest, unkept)
             # Taking the place in line before the next command decides lets that one build upon this.
             receipt = self._ledger.enqueue(decision.append)
             for moved, moved_key, before, events in decision.moves:
@@ -147,8 +151,11 @@ class CommandPath:
             keys.append((ask.by.tenant, f"{APPROVALS.category}:{ask.approval_id}"))
         return keys
 
-    async def _decided(self, ask: Ask, inputs: JsonObject, digest: str) -> tuple[Decision, Sight]:
-        """The decision on what is there, and what was seen; whoever calls holds the command's streams."""
+    async def _decided(
+        self, ask: Ask, inputs: JsonObject, digest: str, unkept: Refused | None = None, *, rehearsed: bool = False
+    ) -> tuple[Decision, Sight]:
+        """The decision on what is there, and what was seen; whoever calls holds the command's streams. `unkept` is why the values
+        of an earlier attempt could not be kept."""
         decider = self._onlooker.decider(ask.command)
         key, *approval_key = self._keys(ask)
         seen = await self._states.load(decider, key)
@@ -159,8 +166,8 @@ class CommandPath:
             if ask.if_match != seen.version:
                 raise VersionMismatch(key[1], ask.if_match, seen.version)
         approval = await self._states.load(APPROVALS, approval_key[0]) if approval_key else None
-        sight = await self._onlooker.look(ask, decider, key, seen)
-        return await Deciding(ask, inputs, digest, sight, approval).decide(), sight
+        sight = await self._onlooker.look(ask, decider, key, seen, rehearsed=rehearsed)
+        return await Deciding(ask, inputs, digest, sight, approval).decide(unkept), sight
 
     async def _settled(self, decision: Decision, receipt: Any, keys: list[StreamKey]) -> Outcome:
         try:

@@ -133,7 +133,7 @@ class Onlooker:
         decider = self._by_category.get(stream.partition(":")[0])
         return None if decider is None else (await self._states.load(decider, (decider.tenant or tenant, stream))).version
 
-    async def look(self, ask: Ask, decider: AnyDecider, key: StreamKey, seen: Seen) -> Sight:
+    async def look(self, ask: Ask, decider: AnyDecider, key: StreamKey, seen: Seen, *, rehearsed: bool = False) -> Sight:
         tenant = ask.by.tenant
         rulebook, policies_key, policies = await self.rulebook(tenant)
         ring = await self._states.load(KEYS, KEY_RING)
@@ -145,7 +145,7 @@ class Onlooker:
         past = None if past_version is None else await self._past(decider, key, seen, past_version)
         others.pop(key, None)
         evidence = NO_EVIDENCE if ask.approval_id is None and not ask.artifacts else await self._evidence(ask)
-        recent = self._recent.count(ask.by, ask.at)
+        recent = self._recent.count(ask.by, ask.at, rehearsed=rehearsed)
         asked = Asked(ask.by, ask.at, ask.action_id, past, named, seen.version, self._ledger.name, self._signed)
         return Sight(decider, key, seen, rulebook, asked, evidence, recent, ring.state, stopped, others, self.commands)
 
@@ -199,11 +199,13 @@ class _Recent:
         self._minute: datetime | None = None
         self._counts: dict[tuple[str, str], int] = {}
 
-    def count(self, by: Asker, at: datetime) -> int:
+    def count(self, by: Asker, at: datetime, *, rehearsed: bool) -> int:
         """Actions this process was asked for by the actor in the running minute, rounded up to a power of two:
-        a class of rates and not a number, so that verdicts can be remembered."""
+        a class of rates and not a number, so that verdicts can be remembered. What is only rehearsed is not asked for."""
         minute = at.replace(second=0, microsecond=0)
         if minute != self._minute:
             self._minute, self._counts = minute, {}
-        asked = self._counts[by.tenant, by.actor] = self._counts.get((by.tenant, by.actor), 0) + 1
+        asked = self._counts.get((by.tenant, by.actor), 0) + 1
+        if not rehearsed:
+            self._counts[by.tenant, by.actor] = asked
         return max(RECENT_MIN, 1 << (asked - 1).bit_length())

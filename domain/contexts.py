@@ -11,6 +11,8 @@ CONTEXTS: Final = (
     "agents",
     "catalog",
     "approvals",
+    "archive",
+    "backups",
     "budgets",
     "evidence",
     "exports",
@@ -19,4 +21,7 @@ CONTEXTS: Final = (
     "pipelines",
     "policies",
     "reactions",
+    "replays",
+    "subjects",
+    "vault",
 )

@@ -120,6 +120,15 @@ class PackDownloaded(Event, name="exports.pack_downloaded"):
     last_byte: Count
 
 
+class PackWithdrawn(Event, name="exports.pack_withdrawn"):
+    """The pack shows what was erased: its bytes are destroyed here, and handed to nobody any more."""
+
+    export_id: ExportId
+    sha256: Sha256
+    subject_id: Identifier
+    ordered_position: Position
+
+
 class ProfileDefined(Event, name="exports.profile_defined"):
     """What recipients of this kind are shown reads like this from now on."""
 
@@ -141,8 +150,8 @@ class IndexCommitted(Event, name="exports.index_committed"):
     keys_leaf: Sha256
 
 
-ExportEvent = ExportRequested | ExportSealed | ExportFailed | ExportCancelled | PackDownloaded
-Status = Literal["unknown", "requested", "sealed", "failed", "cancelled"]
+ExportEvent = ExportRequested | ExportSealed | ExportFailed | ExportCancelled | PackDownloaded | PackWithdrawn
+Status = Literal["unknown", "requested", "sealed", "failed", "cancelled", "withdrawn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,8 @@ def evolve(export: Export, event: ExportEvent) -> Export:
             return replace(export, status="cancelled")
         case PackDownloaded():
             return export
+        case PackWithdrawn():
+            return replace(export, status="withdrawn")
         case _:
             assert_never(event)
 

@@ -46,7 +46,7 @@ class UnknownEvent(Exception):
 class Event(BaseModel):
     """Something that happened, named in the past tense: `class FundsReserved(Event, name="budgets.funds_reserved")`.
 
-    A changed shape takes a new `schema`, an `upcast` from every older one, and a golden sample.
+    A changed shape, a new optional field included, takes a new `schema`, an `upcast` from every older one, and a golden sample.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,8 +73,11 @@ class Event(BaseModel):
 
     @classmethod
     def load(cls, data: JsonObject, schema: int) -> Self:
-        """The event from its stored data, upcast first when it was written under an older schema."""
+        """The event from its stored data, upcast first when it was written under an older schema. Raises UnknownEvent for a newer one."""
         if schema != cls.schema_version:
+            if not 1 <= schema < cls.schema_version:
+                known = f"this version of Aureus knows it up to schema {cls.schema_version}"
+                raise UnknownEvent(f"{cls.event_name} was written under schema {schema}, and {known}")
             data = cls.upcast(data, schema)
         event: Self = cls.__pydantic_validator__.validate_python(data)  # `model_validate` without its options: every event comes by
         return event

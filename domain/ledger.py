@@ -128,7 +128,8 @@ class LedgerPort(Protocol):
     def enqueue(self, append: Append) -> Awaitable[Receipt]:
         """Takes a place in the order of commits at once; the answer comes when it is durable.
 
-        Raises EventTooLarge or ProfileError at once; Conflict, AlreadyAnswered or LedgerUnavailable when awaited.
+        Raises EventTooLarge or ProfileError at once; when awaited Conflict, AlreadyAnswered or LedgerUnavailable, or Refused: it
+        holds personal values of somebody who was erased.
         """
 
     async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[Recorded[Any]]: ...

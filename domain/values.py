@@ -5,7 +5,7 @@ import re
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -86,11 +86,13 @@ class Money(BaseModel):
 class Personal:
     """Marks a field as personal data: only a salted digest of it is signed; the value itself stays erasable.
 
-    `subject` names the field of the same event that holds the data subject's opaque id.
+    `subject` names the field of the same event that holds the data subject's opaque id. `mask` is how the value is shown to
+    those who may not see it: its outline (A** L*******), or a keyed hash that only tells equal from different.
     """
 
     subject: str
     purpose: str = "governance"
+    mask: Literal["partial", "hash"] = "partial"
 
 
 def uuid7() -> UUID:

@@ -69,12 +69,15 @@ def is_sensitive(command: str) -> bool:
     return command in SENSITIVE or command.partition(".")[0] in SENSITIVE_CONTEXTS
 
 
-async def read_trail(reads: Reads, tenant: str, since: datetime, until: datetime, limit: int = ACTIONS_MAX) -> Trail:
-    """A tenant's actions after one moment up to another; of more than `limit` the latest ones.
+async def read_trail(
+    reads: Reads, tenant: str, since: datetime, until: datetime, limit: int = ACTIONS_MAX, *, up_to: int | None = None
+) -> Trail:
+    """A tenant's actions after one moment up to another, or `up_to` a position before that; of more than `limit` the latest ones.
 
     What Aureus itself asks for is left out: it only follows from what others did.
     """
     (after, to), *_ = await reads.fetch("SELECT ledger.position_at(%s), ledger.position_at(%s)", (since, until))
+    to = to if up_to is None else min(to, up_to)
     found: list[tuple[int, Entry]] = []
     read, begins = 0, since
     while read < limit:

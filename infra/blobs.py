@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Final, ParamSpec, Protocol, TypeVar
 
@@ -75,8 +76,14 @@ class BlobStore(Protocol):
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
         """The bytes, every one of them verified before the first is given out. Raises BlobMissing, BlobTampered."""
 
+    async def as_kept(self, sha256: str) -> AsyncIterator[bytes]:
+        """The bytes as they lie, verified by nobody: for whoever looks for what was changed in them. Raises BlobMissing."""
+
     async def has(self, sha256: str) -> bool:
         """Whether exactly these bytes are known to be kept."""
+
+    async def delete(self, sha256: str) -> None:
+        """Destroys what is kept under this hash, durably before it returns; nothing, when nothing is."""
 
 
 class LocalBlobs:
@@ -109,12 +116,24 @@ class LocalBlobs:
     async def read(self, sha256: str) -> AsyncIterator[bytes]:
         return given_out(await on_disk(self._open_verified, sha256))
 
+    async def as_kept(self, sha256: str) -> AsyncIterator[bytes]:
+        return given_out(await on_disk(self._open, sha256))
+
     async def has(self, sha256: str) -> bool:
         try:
             (await on_disk(self._open_verified, sha256)).close()
         except (BlobMissing, BlobTampered):
             return False
         return True
+
+    async def delete(self, sha256: str) -> None:
+        await on_disk(self._destroy, sha256)
+
+    def _destroy(self, sha256: str) -> None:
+        with suppress(BlobMissing, FileNotFoundError):
+            path = self._path(sha256)
+            path.unlink()
+            sync_folder(path.parent)
 
     def _path(self, sha256: str) -> Path:
         if not SHA256.fullmatch(sha256):
@@ -130,12 +149,15 @@ class LocalBlobs:
         aside.replace(final)
         sync_folder(final.parent)
 
-    def _open_verified(self, sha256: str) -> IO[bytes]:
-        """The file, read through once: it is given out from the descriptor that was verified, not opened again by name."""
+    def _open(self, sha256: str) -> BufferedReader:
         try:
-            file = self._path(sha256).open("rb")
+            return self._path(sha256).open("rb")
         except FileNotFoundError:
             raise BlobMissing(sha256) from None
+
+    def _open_verified(self, sha256: str) -> IO[bytes]:
+        """The file, read through once: it is given out from the descriptor that was verified, not opened again by name."""
+        file = self._open(sha256)
         try:
             found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != sha256:

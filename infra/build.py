@@ -10,7 +10,7 @@ import gc
 import pickle
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from domain.kernel import Recorded
+from infra.archive.reading import Sealed
+from infra.archive.reading import events as sealed_events
 from infra.envelope import recorded_members
 from projections.engine import OPEN, Folding, Projection, RowVersion
 
@@ -34,7 +36,7 @@ _BUFFER_BYTES: Final = 96 * 1024
 _COPY: Final = "COPY {table} (tenant, id, from_position, to_position, doc) FROM STDIN (FREEZE)"
 _EVENTS: Final = """
     SELECT array_agg(position ORDER BY position), string_agg(body, ',' ORDER BY position), string_agg(leaf, '' ORDER BY position)
-    FROM ledger.events WHERE position > %s AND position <= %s AND type <> ALL(%s)
+    FROM ledger.events WHERE position > %s AND position <= %s AND type <> ALL(%s) AND (%s::text[] IS NULL OR tenant = ANY(%s::text[]))
 """
 _LEAF_BYTES: Final = 32
 # These tables can be built again at any time: nothing waits for their flush, and a sort may use memory for a while.
@@ -65,11 +67,18 @@ class Build:
     target: int
     passed_over: tuple[str, ...]
     """Types of events that are known and that none of the projections reads. An unknown one is met, and ends the build."""
+    tenants: tuple[str, ...] | None = None
+    """Whose events are folded; None: everybody's."""
+    sealed: tuple[Sealed, ...] = ()
+    """Segments of the archive to read from the first event on, of every tenant; what they do not hold is read from the ledger."""
 
 
-def events(connection: psycopg.Connection[TupleRow], after: int, until: int, passed_over: Sequence[str]) -> list[Recorded[Any]]:
+def events(
+    connection: psycopg.Connection[TupleRow], after: int, until: int, passed_over: Sequence[str], tenants: Sequence[str] | None = None
+) -> list[Recorded[Any]]:
     """The typed events of a range of positions, but for some types, read the fastest way there is: as one value."""
-    cursor = connection.execute(_EVENTS, (after, until, list(passed_over)), prepare=True, binary=True)
+    whose = None if tenants is None else list(tenants)
+    cursor = connection.execute(_EVENTS, (after, until, list(passed_over), whose, whose), prepare=True, binary=True)
     row = cursor.fetchone()
     if row is None or row[0] is None:
         return []
@@ -154,15 +163,23 @@ class _Shadow:
             self.tables[table].add(tenant, row_id, since, OPEN, row)
 
 
+def _batches(work: Build, reading: psycopg.Connection[TupleRow]) -> Iterator[tuple[int, list[Recorded[Any]]]]:
+    """(up to which position, the events since the last batch), from the segments as far as they go."""
+    reached = 0
+    for reached, batch in sealed_events(work.sealed, work.target, work.passed_over):
+        yield reached, batch
+    for after in range(reached, work.target, CHUNK_EVENTS):
+        until = min(after + CHUNK_EVENTS, work.target)
+        yield until, events(reading, after, until, work.passed_over, work.tenants)
+
+
 def build(work: Build, tell: Tell) -> None:
     """Folds, writes, indexes and commits; raises ProjectionError or UnknownEvent, and then leaves nothing behind."""
     with ExitStack() as stack:
         reading = stack.enter_context(psycopg.connect(work.dsn, autocommit=True))
         shadows = [_Shadow(stack, work.dsn, projection, plans) for projection, plans in zip(work.projections, work.tables, strict=True)]
         told = 0
-        for after in range(0, work.target, CHUNK_EVENTS):
-            until = min(after + CHUNK_EVENTS, work.target)
-            batch = events(reading, after, until, work.passed_over)
+        for until, batch in _batches(work, reading):
             for shadow in shadows:
                 shadow.fold(batch)
             if until - told >= TOLD_EVENTS or until == work.target:

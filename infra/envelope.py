@@ -24,6 +24,8 @@ PAYLOAD_TYPE: Final = "application/vnd.aureus.event.v1+json"
 BODY_VERSION: Final = 1
 SIGNATURE_BYTES: Final = 32 + 64
 _DECOYS_UP_TO: Final = 4
+DECOYS: Final = "_decoy"
+"""What the names of decoys begin with, and whose they are: no field and no subject is called so."""
 _PAE_HEAD: Final = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} ".encode()
 _MAX_ID: Final = 300
 _PAYLOAD_TYPE: Final = PAYLOAD_TYPE.encode()
@@ -72,10 +74,12 @@ def facts_of(event: Event) -> Facts:
         value = data.pop(name, None)
         if value is not None:
             disclosures.append(Disclosure(data[mark.subject], mark.purpose, _b64url(os.urandom(16)), name, value))
-    # Decoys hide how many personal fields were filled in.
+    # Decoys hide how many personal fields were filled in. They are kept like what they stand beside, so that a digest of which
+    # nothing is kept can only be a value that was taken away; nobody's, so that they stay when somebody is erased.
     decoys = os.urandom(1)[0] % _DECOYS_UP_TO
-    digests = [disclosure.digest() for disclosure in disclosures] + [_b64url(os.urandom(32)) for _ in range(decoys)]
-    return Facts(event.event_name, event.schema_version, canonical(data), tuple(sorted(digests)), tuple(disclosures))
+    disclosures += [Disclosure(DECOYS, DECOYS, _b64url(os.urandom(16)), f"{DECOYS}{number}", None) for number in range(1, decoys + 1)]
+    digests = sorted(disclosure.digest() for disclosure in disclosures)
+    return Facts(event.event_name, event.schema_version, canonical(data), tuple(digests), tuple(disclosures))
 
 
 def require_plain(field: str, value: str) -> None:

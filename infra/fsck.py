@@ -258,12 +258,12 @@ class _Books:
                     if checkpoint.wrong is not None:
                         self.result.add(checkpoint.size, "checkpoint", checkpoint.wrong)
                     elif self._whole:
-                        frontier = _grown(frontier, tree, checkpoint.size)
+                        frontier = grown(frontier, tree, checkpoint.size)
                         if frontier.root() != checkpoint.root:
                             found = f"the events hash to {frontier.root().hex()}, the checkpoint signs {checkpoint.root.hex()}"
                             self.result.add(checkpoint.size, "tree", found)
                 self._report("checkpoints", end, size)
-        return _grown(frontier, tree, size) if self._whole else frontier
+        return grown(frontier, tree, size) if self._whole else frontier
 
     def _check_head(self, frontier: Frontier) -> None:
         size = self.result.events
@@ -283,7 +283,7 @@ class _Books:
         return self._connection.execute(query, arguments, binary=True).fetchall()
 
 
-def _grown(frontier: Frontier, tree: GrownTree, size: int) -> Frontier:
+def grown(frontier: Frontier, tree: GrownTree, size: int) -> Frontier:
     """The frontier of the first `size` leaves."""
     while frontier.size < size:
         index, at = divmod(frontier.size, TILE_WIDTH)

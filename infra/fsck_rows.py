@@ -51,10 +51,11 @@ def signed_roots(dsn: str, origin: str, keys: list[Key], after: int, until: int)
     """The stored checkpoints of these sizes, in order; `keys` are all the log keys there ever were."""
     with psycopg.connect(dsn) as connection:
         rows = connection.execute(_NOTES, (after, until), binary=True).fetchall()
-    return [_signed_root(origin, keys, size, note) for size, note in rows]
+    return [signed_root(origin, keys, size, note) for size, note in rows]
 
 
-def _signed_root(origin: str, keys: list[Key], size: int, note: bytes) -> SignedRoot:
+def signed_root(origin: str, keys: list[Key], size: int, note: bytes) -> SignedRoot:
+    """What a stored checkpoint signs, by the log key of its time."""
     try:
         parsed = parse_note(note)
         said = parse_checkpoint(parsed.text)

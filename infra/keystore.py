@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from domain.keys import KeyRole
 from infra.durable import sync_folder
+from infra.key_encryption import FIRST, KeyEncryptionKeys, vault_files
 from infra.key_files import (
     SEED_BYTES,
     FileSigner,
@@ -40,6 +41,8 @@ ROLES: Final = (*LEDGER_ROLES, "token", "vault")
 the keys that personal data is sealed under. The ledger knows the first three, and has them rotated."""
 
 OLD: Final = "old"
+RESTORED: Final = ".keys-restored"
+"""Beside the folder: keys that a restore is about to put there."""
 _log: Final = logging.getLogger(__name__)
 
 
@@ -80,14 +83,19 @@ class FileKeystore:
         """
         folder = folder.absolute()
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            _require_none_restored(folder)
             elsewhere = hardware.roles if hardware is not None else ()
             for role in elsewhere:
                 _current(folder, role, hardware)  # which has to be there before any file is made beside it
             _generate(folder, [role for role in ROLES if role not in elsewhere], seed)
         require_private(folder, is_folder=True)
         root, log, service = (_current(folder, role, hardware) for role in LEDGER_ROLES)
-        token, vault = (read_key(folder / f"{role}.key", role) for role in ("token", "vault"))
+        token, vault = read_key(folder / "token.key", "token"), read_key((vault_files(folder) or [folder / FIRST])[0], "vault")
         return cls(folder, root, log, service, token, vault, hardware)
+
+    def key_encryption_keys(self) -> KeyEncryptionKeys:
+        """What wraps the keys of personal data: the vault's key, and those that it was rotated to. Raises KeystoreError."""
+        return KeyEncryptionKeys(self.folder)
 
     def find(self, key_id: str) -> Signer:
         """The ledger's own signer with a key id: in use, prepared, put there by another process, or in the token.
@@ -269,6 +277,14 @@ def _only_fresh(role: str, signers: Sequence[Signer], known: Collection[str]) ->
 
 def _none_in_token(role: str) -> KeystoreError:
     return KeystoreError(f"keys.{role}", "the token has no new key for this role.", f"Make one: aureus keys pkcs11 generate --role {role}")
+
+
+def _require_none_restored(folder: Path) -> None:
+    """Where a restore has begun to put keys back, new ones would stand in for them."""
+    aside = folder.parent / RESTORED
+    if aside.exists():
+        rule = f"{aside} holds the keys of a restore that did not come to its end."
+        raise KeystoreError("keys", rule, "Run `aureus restore` with that backup again, or remove the folder to begin a new ledger.")
 
 
 def _generate(folder: Path, roles: Sequence[str], seed: Callable[[], bytes]) -> None:

@@ -20,7 +20,7 @@ from domain.ledger import AlreadyAnswered, Append, Conflict, LedgerUnavailable, 
 from infra.envelope import recorded
 from infra.measures import Appends, Reading
 from infra.sealing import NO_EVENTS, Batch, Head, Prepared, Sealer, Signers, StreamHead
-from infra.store import HeadMoved, Store, StoredEvent, StreamTaken
+from infra.store import HeadMoved, Store, StoredEvent, StreamTaken, ValuesRefused
 
 __all__ = ["AlreadyAnswered", "Append", "Conflict", "Ledger", "LedgerUnavailable", "Receipt", "StreamWrite"]
 
@@ -238,6 +238,9 @@ class Ledger:
                 await self.store.commit(batch)
         except (HeadMoved, StreamTaken) as surprise:
             return await self._start_over(group, surprise)
+        except ValuesRefused as refusal:
+            self._refuse_values(batch, group, refusal)
+            return await self._start_over(group, refusal)
         except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear of it
             self._forget()
             self._fail(group, error)
@@ -273,6 +276,17 @@ class Ledger:
                 waiting.settle(LedgerUnavailable("ledger_contended", "Others wrote first, again and again.", "Try again in a moment."))
         return [waiting for waiting in group if not waiting.future.done()]
 
+    def _refuse_values(self, batch: Batch, group: list[_Waiting], refusal: ValuesRefused) -> None:
+        """Those whose personal values cannot be kept hear of it; the others of the batch try again without them."""
+        for waiting, outcome in zip(group, batch.receipts, strict=True):
+            if not isinstance(outcome, Receipt):
+                continue
+            positions = range(outcome.first_position, outcome.last_position + 1)
+            because = next((refusal.refused[position] for position in positions if position in refusal.refused), None)
+            if because is not None:
+                self.measured.failed += 1
+                waiting.settle(because)
+
     async def _follow_keys(self) -> None:
         """Another process may have rotated the keys that sign: from there on only the new ones do."""
         keys = (await self.store.stream_heads([KEYS])).get(KEYS, NO_EVENTS)[0]
@@ -306,6 +320,10 @@ class Ledger:
         if [event.version for event in events] != list(range(after_version + 1, after_version + 1 + len(events))):
             raise _tampered(events[0].position, f"the versions of {stream} have a gap after it")
         return events
+
+    async def read_stream_page(self, tenant: str, stream: str, after_version: int, limit: int) -> list[Recorded[Event]]:
+        """So many of a stream's events at most, for those who walk through long ones."""
+        return [_as_signed(event) for event in await self.store.read_stream(tenant, stream, after_version, limit)]
 
     async def remembered(self, tenant: str, key: str) -> tuple[bytes, bytes] | None:
         return await self.store.remembered(tenant, key)

@@ -60,8 +60,8 @@ class MemoryStore(MemoryAnchors):
         found = {key: self._streams[key][-1] for key in keys if key in self._streams}
         return {key: (event.version, event.leaf.hex()) for key, event in found.items()}
 
-    async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[StoredEvent]:
-        return self._streams.get((tenant, stream), [])[after_version:]
+    async def read_stream(self, tenant: str, stream: str, after_version: int = 0, limit: int | None = None) -> list[StoredEvent]:
+        return self._streams.get((tenant, stream), [])[after_version:][:limit]
 
     async def read(self, after_position: int, limit: int) -> list[StoredEvent]:
         return self.events[after_position : after_position + limit]

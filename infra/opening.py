@@ -11,12 +11,13 @@ from typing import Final
 from domain.keys import KEY_STREAM, SYSTEM_TENANT, KeyAdded, KeyRole, ring_of
 from domain.ledger import Append, EventSigner, StreamWrite
 from domain.values import uuid7
+from infra.backup.marker import require_finished
 from infra.keystore import LEDGER_ROLES, FileKeystore, FileSigner, KeystoreError, Signer
 from infra.ledger import Ledger
 from infra.memory_store import MemoryStore
 from infra.merkle import Frontier
 from infra.postgres_store import PostgresStore
-from infra.schema import create_schema
+from infra.schema import create_keys_schema, create_schema
 from infra.sealing import Head, Sealer, SealingHelper, Signers
 from infra.sealing_helper import ProcessHelper
 from infra.settings import SettingsError
@@ -37,12 +38,28 @@ def _empty_head(at: datetime) -> Head:
     return Head(nothing, nothing.root(), b"", at)
 
 
-async def open_ledger(dsn: str, keystore: FileKeystore, origin: str | None = None, clock: Clock = _now) -> Ledger:
-    """The ledger in this database, founded when it is empty. Raises SettingsError when its keys are not these."""
+async def open_ledger(
+    dsn: str,
+    keystore: FileKeystore,
+    origin: str | None = None,
+    clock: Clock = _now,
+    *,
+    vault_keys_url: str | None = None,
+    restoring: bool = False,
+) -> Ledger:
+    """The ledger in this database, founded when it is empty. Raises SettingsError when its keys are not these.
+
+    `vault_keys_url` is the database that has the vault's keys, when it is another. Only who is `restoring` it opens one that was
+    not restored to the end.
+    """
     await create_schema(dsn)
-    store = PostgresStore(dsn, Vault(keystore.vault.seed))
+    if vault_keys_url is not None:
+        await create_keys_schema(vault_keys_url)
+    store = PostgresStore(dsn, Vault(keystore.key_encryption_keys(), vault_keys_url))
     await store.open()
     try:
+        if not restoring:
+            await require_finished(store.pool)
         await store.create_head(origin or f"aureus.local/{uuid7()}", clock())
         name = await store.origin()
         if origin is not None and origin != name:
@@ -52,6 +69,7 @@ async def open_ledger(dsn: str, keystore: FileKeystore, origin: str | None = Non
         head = await store.head()
         assert head is not None
         assert name is not None
+        await store.vault.open_for(store.pool, name)
         signers = Signers(keystore.log, keystore.service)
         ledger = Ledger(store, Sealer(name, signers, _helper, keystore.find), head, clock)
         await _found(ledger, keystore)

@@ -25,7 +25,7 @@ _WAITING_MAX: Final = 64
 _DECOY: Final = "$argon2id$v=19$m=65536,t=2,p=1$+bQbRyL8sEdZIcLrLEzK1g$HocFXFS/y/a13CuWIfQOMw/wTQaIS0puhNbfzzJH30w"
 """A hash of the same cost that no login has: what an unknown login's password is checked against."""
 
-_SCHEMA: Final = """
+SCHEMA: Final = """
 CREATE SCHEMA IF NOT EXISTS access_private;
 CREATE TABLE IF NOT EXISTS access_private.passwords (
     tenant     text        NOT NULL,
@@ -52,7 +52,7 @@ class Passwords:
 
     async def open(self) -> None:
         await self._pool.open(wait=True, timeout=10)
-        await self._query(_SCHEMA)
+        await self._query(SCHEMA)
 
     async def close(self) -> None:
         self._workers.shutdown(wait=False, cancel_futures=True)

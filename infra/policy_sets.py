@@ -218,10 +218,15 @@ class GovernedPolicies:
         self, shipped: Bundle, *, timeout_s: float = EVALUATION_TIMEOUT_S, engine: Callable[[Bundle], Engine] | None = None
     ) -> None:
         self.shipped = shipped_set(shipped)
+        self._shipped_bundle = shipped
         self._engine = engine or (lambda bundle: PolicyEngine(bundle, timeout_s=timeout_s))
         self.measured = Verdicts("embedded" if engine is None else "opa")
         self._books: OrderedDict[str, _Book] = OrderedDict()
         self._endings: set[asyncio.Task[None]] = set()
+
+    def aside(self, timeout_s: float) -> GovernedPolicies:
+        """Another one, for questions about the past: always embedded, so that nothing that judges now has to make room for it."""
+        return GovernedPolicies(self._shipped_bundle, timeout_s=timeout_s)
 
     async def start(self) -> None:
         """Have the shipped policies answer; raises BundleRefused when they cannot."""

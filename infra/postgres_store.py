@@ -19,7 +19,7 @@ from infra.raw_append import RawConnection
 from infra.schema import APPLICATION_ROLE
 from infra.sealing import Batch, Head, StreamHead
 from infra.store import HeadMoved, StoredEvent, StreamTaken
-from infra.vault import Vault
+from infra.vault import ERASED_CHANNEL, KeysChanged, Sealed, Vault
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -29,7 +29,7 @@ POLL_SECONDS: Final = 1.0
 
 _READ_STREAM: Final = """
     SELECT position, tenant, stream, version, type, body, signatures, leaf FROM ledger.events
-    WHERE tenant = %s AND stream = %s AND version > %s ORDER BY version
+    WHERE tenant = %s AND stream = %s AND version > %s ORDER BY version LIMIT %s
 """
 _READ: Final = """
     SELECT position, tenant, stream, version, type, body, signatures, leaf FROM ledger.events
@@ -58,32 +58,35 @@ class PostgresStore(PostgresAnchors):
 
     def __init__(self, dsn: str, vault: Vault) -> None:
         self.dsn = dsn
-        self._vault = vault
+        self.vault = vault
         self._writer: RawConnection | None = None
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn, open=False, min_size=1, max_size=8, timeout=10, kwargs={"autocommit": True}, configure=_as_application
         )
 
     async def open(self) -> None:
-        await self._pool.open(wait=True, timeout=10)
+        await self.pool.open(wait=True, timeout=10)
 
     async def close(self) -> None:
         if self._writer is not None:
             await self._writer.connection.close()
-        await self._pool.close()
+        await self.vault.close()
+        await self.pool.close()
 
     # -- writing
 
     async def commit(self, batch: Batch) -> None:
-        disclosures: list[tuple[Any, ...]] | None = None
+        disclosures: list[Sealed] | None = None
         deadline = asyncio.get_running_loop().time() + RECONNECT_SECONDS
         lost: psycopg.OperationalError | None = None
         while True:
             try:
                 if disclosures is None:
-                    disclosures = await self._vault.seal(self._pool, batch.events.disclosures)
+                    disclosures = await self.vault.seal(self.pool, batch.events.disclosures)
                 await self._insert(batch, disclosures)
                 return
+            except KeysChanged:
+                disclosures = None
             except HeadMoved:
                 # After a lost connection it may be ourselves who moved it: what was sent there could still arrive.
                 if lost is None or not await self._landed(batch, lost, deadline):
@@ -104,7 +107,7 @@ class PostgresStore(PostgresAnchors):
                 # Said by a live connection about a transaction of its own: nothing of it was written.
                 raise LedgerUnavailable("ledger_refused", f"The database does not take it: {error}", "See its log.") from error
 
-    async def _insert(self, batch: Batch, disclosures: list[tuple[Any, ...]]) -> None:
+    async def _insert(self, batch: Batch, disclosures: list[Sealed]) -> None:
         writer = self._writer if self._writer is not None and not self._writer.connection.closed else await self._connect()
         if not batch.events.remembered and not disclosures:
             # A statement on its own is a transaction on its own: one round trip.
@@ -119,8 +122,8 @@ class PostgresStore(PostgresAnchors):
                 for tenant, remember, first in batch.events.remembered:
                     row = (tenant, remember.key, remember.digest, remember.answer(first))
                     await connection.execute("INSERT INTO ledger.requests VALUES (%s, %s, %s, %s)", row)
-                for disclosure in disclosures:
-                    await connection.execute("INSERT INTO vault.disclosures VALUES (%s, %s, %s, %s, %s, %s)", disclosure)
+            if disclosures:
+                await self.vault.insert(connection, disclosures)
 
     async def _connect(self) -> RawConnection:
         # psycopg must prepare nothing here: after a rollback it drops every prepared statement, ours included.
@@ -163,7 +166,7 @@ class PostgresStore(PostgresAnchors):
     async def create_head(self, origin: str, at: datetime) -> None:
         """Marks where an empty log ends, once; afterwards its origin never changes."""
         nothing = Frontier()
-        async with self._pool.connection() as connection:
+        async with self.pool.connection() as connection:
             await connection.execute(
                 "INSERT INTO ledger.head (origin, size, root, frontier, note, at) VALUES (%s, 0, %s, '', '', %s) ON CONFLICT DO NOTHING",
                 (origin, nothing.root(), at),
@@ -175,7 +178,7 @@ class PostgresStore(PostgresAnchors):
         deadline = asyncio.get_running_loop().time() + RECONNECT_SECONDS
         while True:
             try:
-                async with self._pool.connection() as connection:
+                async with self.pool.connection() as connection:
                     return await (await connection.execute(query, arguments, binary=True)).fetchall()
             except (psycopg.OperationalError, PoolTimeout) as error:
                 if asyncio.get_running_loop().time() > deadline:
@@ -198,8 +201,8 @@ class PostgresStore(PostgresAnchors):
         rows = await self._fetch(_HEADS, ([tenant for tenant, _ in wanted], [stream for _, stream in wanted]))
         return {(tenant, stream): (version, leaf) for tenant, stream, version, leaf in rows}
 
-    async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[StoredEvent]:
-        return [StoredEvent(*row) for row in await self._fetch(_READ_STREAM, (tenant, stream, after_version))]
+    async def read_stream(self, tenant: str, stream: str, after_version: int = 0, limit: int | None = None) -> list[StoredEvent]:
+        return [StoredEvent(*row) for row in await self._fetch(_READ_STREAM, (tenant, stream, after_version, limit))]
 
     async def read(self, after_position: int, limit: int) -> list[StoredEvent]:
         return [StoredEvent(*row) for row in await self._fetch(_READ, (after_position, after_position + limit))]
@@ -223,15 +226,20 @@ class PostgresStore(PostgresAnchors):
         return rows[0][0] if rows else None
 
     async def appended(self) -> AsyncIterator[int]:
-        """NOTIFY wakes it; polling makes up for a lost connection, which is simply opened again."""
+        """NOTIFY wakes it; polling makes up for a lost connection, which is simply opened again.
+
+        On the same connection it hears that somebody was erased: then no process keeps the keys it had learnt.
+        """
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, connect_timeout=5) as connection:
-                    await connection.execute("LISTEN ledger")
+                    await connection.execute(f"LISTEN ledger; LISTEN {ERASED_CHANNEL}".encode())
+                    self.vault.forget()
                     while True:
                         row = await (await connection.execute("SELECT size FROM ledger.head")).fetchone()
                         yield row[0] if row else 0
-                        async for _ in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
-                            pass
+                        async for told in connection.notifies(timeout=POLL_SECONDS, stop_after=1):
+                            if told.channel == ERASED_CHANNEL:
+                                self.vault.forget()
             except psycopg.OperationalError:
                 await asyncio.sleep(POLL_SECONDS / 4)

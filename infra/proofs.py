@@ -79,14 +79,19 @@ class Proofs:
         note = await self._store.note(size)
         return None if note is None else b"".join([note, *await self._store.cosignatures(size)])
 
+    async def signed_size(self, size: int, cosigned: int = 1) -> int | None:
+        """The size of the first checkpoint over `size` events or more that bears so many cosignatures, or else of the first there is."""
+        ((signed,),) = await self._tiles.fetch(_SIGNED, {"size": size, "cosigned": cosigned})
+        return None if signed is None else int(signed)
+
     async def tlog_proof(self, position: int, size: int, cosigned: int = 1) -> bytes | None:
         """The proof as c2sp.org/tlog-proof; None when no checkpoint of at least `size` events was signed yet.
 
         It rests upon the first checkpoint of that size or more with so many cosignatures, or else upon the first there is.
         """
-        ((signed,),) = await self._tiles.fetch(_SIGNED, {"size": max(position, size), "cosigned": cosigned})
+        signed = await self.signed_size(max(position, size), cosigned)
         note = await self.checkpoint(signed) if signed is not None else None
-        if note is None:
+        if signed is None or note is None:
             return None
         proof = await self.inclusion(position, signed)
         return TlogProof(proof.index, tuple(proof.hashes), note).text()

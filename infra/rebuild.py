@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
+from infra.archive.reading import Sealed
 from infra.build import Build, TableBuild, build
 from infra.envelope import recorded
 from infra.read_models import close_gate, partitions_ahead, taken
@@ -46,26 +47,31 @@ class Rebuilt:
         return self.live == self.built
 
 
-async def rebuild(dsn: str, projection: Projection, *, swap: bool, accept_changes: bool, progress: Progress) -> Rebuilt:
+async def rebuild(
+    dsn: str, projection: Projection, *, swap: bool, accept_changes: bool, progress: Progress, sealed: Sequence[Sealed] = ()
+) -> Rebuilt:
     """Builds `projection` anew up to the live position, compares digests, and swaps it in when asked to.
 
     A differing build is swapped in only with `accept_changes` (a fold was changed on purpose, or live rows were
     tampered with). Readers and the live projection go on meanwhile; the swap itself is one short transaction.
     """
-    return (await rebuild_all(dsn, [projection], swap=swap, accept_changes=accept_changes, progress=progress))[0]
+    return (await rebuild_all(dsn, [projection], swap=swap, accept_changes=accept_changes, progress=progress, sealed=sealed))[0]
 
 
 async def rebuild_all(
-    dsn: str, projections: Sequence[Projection], *, swap: bool, accept_changes: bool, progress: Progress
+    dsn: str, projections: Sequence[Projection], *, swap: bool, accept_changes: bool, progress: Progress, sealed: Sequence[Sealed] = ()
 ) -> list[Rebuilt]:
-    """`rebuild` of several projections, each core folding its share of them in one pass over their events."""
+    """`rebuild` of several projections, each core folding its share of them in one pass over their events.
+
+    With `sealed`, segments of the archive from the first event on, those events are read from them.
+    """
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         schemas = [schema_name(projection.name, SHADOW) for projection in projections]
         for schema in schemas:
             await _execute(connection, f"DROP SCHEMA IF EXISTS {schema} CASCADE", f"CREATE SCHEMA {schema}")
         targets = await _live_positions(connection, projections)
         try:
-            await _Building(dsn, progress).run(await _shares(connection, projections, targets))
+            await _Building(dsn, progress, sealed=tuple(sealed)).run(await _shares(connection, projections, targets))
         except BaseException:
             await _execute(connection, *(f"DROP SCHEMA {schema} CASCADE" for schema in schemas))
             raise
@@ -96,8 +102,17 @@ async def _live_positions(connection: Connection, projections: Sequence[Projecti
 # -- building
 
 
-def _plan(projection: Projection) -> tuple[TableBuild, ...]:
-    schema = schema_name(projection.name, SHADOW)
+async def fold_into(
+    dsn: str, projections: Sequence[Projection], prefix: str, until: int, tenants: Sequence[str], progress: Progress
+) -> None:
+    """Folds some tenants' events up to a position into the tables of other schemas, which are there and empty."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        shares = await _shares(connection, projections, [until] * len(projections))
+    await _Building(dsn, progress, prefix, tuple(tenants)).run(shares)
+
+
+def _plan(projection: Projection, prefix: str) -> tuple[TableBuild, ...]:
+    schema = schema_name(projection.name, prefix)
     return tuple(TableBuild(read.name, schema, create_table(schema, read), index_statements(schema, read)) for read in projection.tables)
 
 
@@ -130,8 +145,15 @@ async def _shares(connection: Connection, projections: Sequence[Projection], tar
 class _Building:
     """Shares being built side by side, and how far they are together."""
 
-    def __init__(self, dsn: str, progress: Progress) -> None:
-        self._dsn, self._progress = dsn, progress
+    def __init__(
+        self,
+        dsn: str,
+        progress: Progress,
+        prefix: str = SHADOW,
+        tenants: tuple[str, ...] | None = None,
+        sealed: tuple[Sealed, ...] = (),
+    ) -> None:
+        self._dsn, self._progress, self._prefix, self._tenants, self._sealed = dsn, progress, prefix, tenants, sealed
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
 
@@ -142,8 +164,9 @@ class _Building:
         }
         tasks = []
         for share in shares:
-            plans = tuple(_plan(projection) for projection in share.projections)
-            work = Build(self._dsn, share.projections, plans, share.target, tuple(unread_events(share.projections)))
+            plans = tuple(_plan(projection, self._prefix) for projection in share.projections)
+            passed_over = tuple(unread_events(share.projections))
+            work = Build(self._dsn, share.projections, plans, share.target, passed_over, self._tenants, self._sealed)
             tasks.append(asyncio.create_task(self._apart(work) if share.target >= PROCESS_EVENTS_MIN else self._here(work)))
         try:
             await asyncio.gather(*tasks)
@@ -203,23 +226,26 @@ _DIGEST: Final = """
         SELECT from_position / 1048576 AS block, sha256(string_agg(digest, '' ORDER BY from_position, tenant, id)) AS digest FROM (
             SELECT tenant COLLATE "C" AS tenant, id COLLATE "C" AS id, from_position, sha256(convert_to(concat_ws(E'\\t',
                 tenant, id, from_position, CASE WHEN to_position > {position} THEN {open} ELSE to_position END, doc), 'UTF8')) AS digest
-            FROM {table} WHERE from_position <= {position}
+            FROM {table} WHERE from_position <= {position} AND ({tenants} IS NULL OR tenant = ANY({tenants}))
         ) AS versions GROUP BY 1
     ) AS blocks
 """
 
 
-async def digests(connection: Connection, projection: Projection, schema: str, position: int) -> dict[str, str]:
-    """A digest over every version of every row as of a position, per table; equal builds have equal digests.
+async def digests(
+    connection: Connection, projection: Projection, schema: str, position: int, tenants: Sequence[str] | None = None
+) -> dict[str, str]:
+    """A digest over every version of every row (of some tenants) as of a position, per table; equal builds have equal digests.
 
     It is the SHA-256 over those of blocks of 2^20 positions, each over those of its versions: the server reads its
     rows once and sends 64 digits. A version that ended later counts as open, so a live table can be compared while it
     moves on.
     """
     found = {}
+    whose = sql.SQL("{}::text[]").format(sql.Literal(None if tenants is None else list(tenants)))
     for read in projection.tables:
         table = sql.Identifier(schema, read.name)
-        query = sql.SQL(_DIGEST).format(table=table, position=sql.Literal(position), open=sql.Literal(OPEN))
+        query = sql.SQL(_DIGEST).format(table=table, position=sql.Literal(position), open=sql.Literal(OPEN), tenants=whose)
         row = await (await connection.execute(query)).fetchone()
         assert row is not None
         found[read.name] = str(row[0])

@@ -405,7 +405,7 @@ class LedgerFactory(InfrastructureFactory[TrackingRecorder]):
             if settings.database_url is None:
                 self._postgres = EmbeddedPostgres(settings.postgres_dir)
             dsn = settings.database_url or cast("EmbeddedPostgres", self._postgres).start()
-            self._recorder = recorder_at(dsn, open_keystore(settings), settings.tenant, settings.origin)
+            self._recorder = recorder_at(dsn, open_keystore(settings), settings.tenant, settings.origin, settings.vault_keys_url)
         return self._recorder
 
     def aggregate_recorder(self, purpose: str = "events") -> AggregateRecorder:
@@ -427,6 +427,8 @@ class LedgerFactory(InfrastructureFactory[TrackingRecorder]):
             self._postgres = None
 
 
-def recorder_at(dsn: str, keystore: FileKeystore, tenant: str, origin: str | None = None) -> LedgerRecorder:
+def recorder_at(
+    dsn: str, keystore: FileKeystore, tenant: str, origin: str | None = None, vault_keys_url: str | None = None
+) -> LedgerRecorder:
     """A recorder on the ledger in this database."""
-    return LedgerRecorder(lambda: open_ledger(dsn, keystore, origin), tenant)
+    return LedgerRecorder(lambda: open_ledger(dsn, keystore, origin, vault_keys_url=vault_keys_url), tenant)

@@ -12,7 +12,7 @@ import hmac
 import re
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -25,9 +25,11 @@ from infra.blobs import (
     SHA256,
     Blob,
     BlobMissing,
+    BlobStore,
     BlobsUnavailable,
     BlobTampered,
     BlobTooLarge,
+    LocalBlobs,
     given_out,
     on_disk,
     pieces,
@@ -46,7 +48,10 @@ _SETUP: Final = MappingProxyType(
         "NoSuchBucket": ("AUREUS_BLOBS", "Make the bucket, or name another."),
         "InvalidAccessKeyId": ("AUREUS_S3_ACCESS_KEY", "Give a key that the S3 server knows."),
         "SignatureDoesNotMatch": ("AUREUS_S3_SECRET_KEY", "Give the secret that belongs to AUREUS_S3_ACCESS_KEY."),
-        "AccessDenied": ("AUREUS_S3_ACCESS_KEY", "Give a key that may get and put objects there, and list the bucket; check its secret."),
+        "AccessDenied": (
+            "AUREUS_S3_ACCESS_KEY",
+            "Give a key that may get, put and delete objects there, and list the bucket; check its secret.",
+        ),
         "AuthorizationHeaderMalformed": ("AUREUS_BLOBS", "Name the bucket's own region: ?region=..."),
         "PermanentRedirect": ("AUREUS_BLOBS", "Name the bucket's own region: ?region=..."),
         "RequestTimeTooSkewed": ("AUREUS_BLOBS", "Set the clock of this machine: the S3 server's is more than 15 minutes off."),
@@ -109,6 +114,15 @@ class S3Blobs:
             raise
         return given_out(file)
 
+    async def as_kept(self, sha256: str) -> AsyncIterator[bytes]:
+        file = await on_disk(self._file)
+        try:
+            await self._fetch(sha256, file)
+        except BaseException:
+            file.close()
+            raise
+        return given_out(file)
+
     async def has(self, sha256: str) -> bool:
         """By the checksum that the server keeps; a server that keeps none is believed nothing."""
         try:
@@ -118,6 +132,12 @@ class S3Blobs:
                 return kept == _checksum(sha256)
         except BlobMissing:
             return False
+
+    async def delete(self, sha256: str) -> None:
+        """A bucket that keeps versions keeps this one: erasure needs one that does not."""
+        with suppress(BlobMissing):
+            async with aclosing(await self._answer("DELETE", sha256)) as response:
+                await _refuse_errors(response, sha256)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -161,6 +181,19 @@ class S3Blobs:
                 return response
             await response.aclose()
         raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def opened_blobs(place: S3Place | None, folder: Path) -> AsyncIterator[BlobStore]:
+    """The blob store of a process that needs it for one job: in S3, or in this folder."""
+    if place is None:
+        yield LocalBlobs(folder)
+        return
+    blobs = S3Blobs(place, folder)
+    try:
+        yield blobs
+    finally:
+        await blobs.close()
 
 
 def object_name(prefix: str, sha256: str) -> str:

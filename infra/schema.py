@@ -28,30 +28,38 @@ async def create_schema(dsn: str) -> None:
 
     Raises SettingsError when the database cannot be reached, or its user may not do that.
     """
+    here = Path(__file__).parent
+    await _create("DATABASE_URL", dsn, "ledger", [here / "schema.sql", *sorted(here.glob("schema_*.sql"))])
+
+
+async def create_keys_schema(dsn: str) -> None:
+    """The same for a database that has nothing but the vault's keys."""
+    await _create("AUREUS_VAULT_KEYS_URL", dsn, "vault", [Path(__file__).parent / "schema_vault_keys.sql"])
+
+
+async def _create(setting: str, dsn: str, stamped: str, files: list[Path]) -> None:
     try:
-        await _create_schema(dsn)
+        await _create_schema(dsn, stamped, "\n".join(path.read_text() for path in files))
     except errors.InsufficientPrivilege as error:
         raise SettingsError(
-            "DATABASE_URL",
-            f"its user may not set the ledger up: {error.diag.message_primary}.",
+            setting,
+            f"its user may not set it up: {error.diag.message_primary}.",
             f"Let a superuser run: CREATE ROLE {APPLICATION_ROLE} NOLOGIN; GRANT {APPLICATION_ROLE} TO <user> WITH ADMIN OPTION; "
             "GRANT CREATE ON DATABASE <name> TO <user>;",
         ) from error
     except psycopg.OperationalError as error:
         raise SettingsError(
-            "DATABASE_URL", f"the database cannot be reached: {error}.", "Check the address, the password and the server."
+            setting, f"the database cannot be reached: {error}.", "Check the address, the password and the server."
         ) from error
 
 
-async def _create_schema(dsn: str) -> None:
-    here = Path(__file__).parent
-    schema = "\n".join(path.read_text() for path in (here / "schema.sql", *sorted(here.glob("schema_*.sql"))))
+async def _create_schema(dsn: str, stamped: str, schema: str) -> None:
     stamp = f"Aureus sha256:{hashlib.sha256(schema.encode()).hexdigest()}"
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         for tried in range(1, UPGRADE_TRIES + 1):
             try:
-                if not await _is_stamped(connection, stamp):
-                    await _apply(connection, schema, stamp)
+                if not await _is_stamped(connection, stamped, stamp):
+                    await _apply(connection, stamped, schema, stamp)
                 return
             except (errors.LockNotAvailable, errors.DeadlockDetected):
                 if tried == UPGRADE_TRIES:
@@ -59,21 +67,21 @@ async def _create_schema(dsn: str) -> None:
                 await asyncio.sleep(UPGRADE_PAUSE_SECONDS)
 
 
-async def _is_stamped(connection: Connection, stamp: str) -> bool:
+async def _is_stamped(connection: Connection, stamped: str, stamp: str) -> bool:
     """Whether this very schema is in place already: the usual case, in which starting beside a busy server locks nothing."""
     asked = """
-        SELECT obj_description(to_regnamespace('ledger'), 'pg_namespace') = %s
+        SELECT obj_description(to_regnamespace(%s), 'pg_namespace') = %s
         AND pg_has_role(current_user, (SELECT oid FROM pg_roles WHERE rolname = %s), 'MEMBER')
     """
-    found = await (await connection.execute(asked, (stamp, APPLICATION_ROLE))).fetchone()
+    found = await (await connection.execute(asked, (stamped, stamp, APPLICATION_ROLE))).fetchone()
     return bool(found and found[0])
 
 
-async def _apply(connection: Connection, schema: str, stamp: str) -> None:
+async def _apply(connection: Connection, stamped: str, schema: str, stamp: str) -> None:
     async with connection.transaction():
         # Roles belong to the whole server: two databases set up at once would race for the same one.
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-        if await _is_stamped(connection, stamp):
+        if await _is_stamped(connection, stamped, stamp):
             return
         # Under load, whoever upgrades gives way before PostgreSQL looks for a deadlock: no append is ever its victim.
         await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_MS}ms'")
@@ -88,12 +96,4 @@ async def _apply(connection: Connection, schema: str, stamp: str) -> None:
         if not (member and member[0]):
             await connection.execute(f"GRANT {APPLICATION_ROLE} TO CURRENT_USER")
         await connection.execute(schema)
-        await connection.execute(
-            f"""
-            GRANT USAGE ON SCHEMA ledger, vault TO {APPLICATION_ROLE};
-            GRANT SELECT, INSERT ON ledger.events, ledger.checkpoints, ledger.requests TO {APPLICATION_ROLE};
-            GRANT SELECT, INSERT, UPDATE ON ledger.head TO {APPLICATION_ROLE};
-            GRANT SELECT, INSERT, DELETE ON vault.keys, vault.disclosures TO {APPLICATION_ROLE};
-            COMMENT ON SCHEMA ledger IS '{stamp}';
-            """
-        )
+        await connection.execute(f"COMMENT ON SCHEMA {stamped} IS '{stamp}'")

@@ -1,7 +1,6 @@
 -- The ledger: append-only twice over. The application's role may only read and add, and triggers that fire even in
 -- replication mode refuse everything else. Both slow a database owner down; the proofs are what catches one.
 CREATE SCHEMA IF NOT EXISTS ledger;
-CREATE SCHEMA IF NOT EXISTS vault;
 
 CREATE TABLE IF NOT EXISTS ledger.events (
     position   bigint      NOT NULL PRIMARY KEY CHECK (position > 0),
@@ -42,24 +41,6 @@ CREATE TABLE IF NOT EXISTS ledger.requests (
     digest bytea NOT NULL,
     answer bytea NOT NULL,
     PRIMARY KEY (tenant, key)
-);
-
--- Personal fields: sealed under a key per subject and purpose, erasable without touching a signed byte.
-CREATE TABLE IF NOT EXISTS vault.keys (
-    tenant  text  NOT NULL,
-    subject text  NOT NULL,
-    purpose text  NOT NULL,
-    wrapped bytea NOT NULL,
-    PRIMARY KEY (tenant, subject, purpose)
-);
-CREATE TABLE IF NOT EXISTS vault.disclosures (
-    position bigint NOT NULL,
-    name     text   NOT NULL,
-    tenant   text   NOT NULL,
-    subject  text   NOT NULL,
-    purpose  text   NOT NULL,
-    sealed   bytea  NOT NULL,
-    PRIMARY KEY (position, name)
 );
 
 CREATE OR REPLACE FUNCTION ledger.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -116,3 +97,7 @@ BEGIN
     END LOOP;
     RETURN low;
 END $$;
+
+GRANT USAGE ON SCHEMA ledger TO aureus_app;
+GRANT SELECT, INSERT ON ledger.events, ledger.checkpoints, ledger.requests TO aureus_app;
+GRANT SELECT, INSERT, UPDATE ON ledger.head TO aureus_app;

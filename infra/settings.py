@@ -16,9 +16,12 @@ from infra.observing_settings import Observing, observing
 from infra.secret_files import secret_in
 from infra.settings_error import SettingsError
 from infra.verifier.notes import WITNESS, BadNote, VerifierKey
+from infra.verifier.tree import TILE_WIDTH
 
 __all__ = ["KafkaPlace", "S3Place", "Settings", "SettingsError", "TimestampPlace", "TokenPlace", "WitnessPlace", "private_folder"]
 
+SEGMENT_EVENTS_MAX: Final = 65_536
+"""Of a segment of the archive; it has fewer where events are large."""
 STREAMS: Final = ("inprocess", "kafka")
 LOG_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/=~-]{0,199}")
@@ -80,6 +83,8 @@ class Settings:
     tenant: str = "demo"
     origin: str | None = None
     """The ledger's own name in checkpoints; None lets the ledger keep the one it was born with, or choose one."""
+    vault_keys_url: str | None = None
+    """Where the keys of personal values are; None keeps them in the ledger's own database."""
     policies: Path | None = None
     """A folder of Rego policies instead of those shipped."""
     log_level: str = "info"
@@ -103,6 +108,8 @@ class Settings:
     """Who may read its metrics, how it logs, and where its spans go."""
     index_minutes: int = 60
     """How often the index of topics is committed, when something new has happened; an export commits it besides."""
+    archive_events: int = 0
+    """How many events are sealed into a segment of the archive whenever so many are there; 0 seals when somebody asks."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -116,7 +123,8 @@ class Settings:
             home=private_folder("AUREUS_HOME", Path(given("AUREUS_HOME") or "~/.aureus").expanduser()),
             host=given("AUREUS_HOST") or cls.host,
             port=_port(given("AUREUS_PORT")),
-            database_url=_database_url(given("DATABASE_URL")),
+            database_url=_database_url("DATABASE_URL", given("DATABASE_URL")),
+            vault_keys_url=_database_url("AUREUS_VAULT_KEYS_URL", given("AUREUS_VAULT_KEYS_URL")),
             tenant=_tenant(given("AUREUS_TENANT")),
             origin=_origin(given("AUREUS_ORIGIN")),
             policies=_existing_folder("AUREUS_POLICIES", Path(policies)) if policies else None,
@@ -135,6 +143,7 @@ class Settings:
             token_place=_token_place(given),
             kafka=kafka_place(given) if _streams(given("AUREUS_STREAMS")) == "kafka" else None,
             observing=observing(given, environment),
+            archive_events=_archive_events(given("AUREUS_ARCHIVE_EVENTS")),
             index_minutes=_minutes("AUREUS_INDEX_MINUTES", given("AUREUS_INDEX_MINUTES"), cls.index_minutes),
         )
 
@@ -149,6 +158,11 @@ class Settings:
     @property
     def exports_dir(self) -> Path:
         return self.home / "exports"
+
+    @property
+    def archive_dir(self) -> Path:
+        """Where segments lie while they are written, read or asked."""
+        return self.home / "archive"
 
     @property
     def blobs_dir(self) -> Path:
@@ -215,10 +229,24 @@ def _minutes(name: str, text: str | None, default: int) -> int:
     return int(text)
 
 
-def _database_url(text: str | None) -> str | None:
+def _archive_events(text: str | None) -> int:
+    if text in (None, "off"):
+        return 0
+    assert text is not None
+    events = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    if not 0 < events <= SEGMENT_EVENTS_MAX or events % TILE_WIDTH:
+        raise SettingsError(
+            "AUREUS_ARCHIVE_EVENTS",
+            f"{text[:20]!r} is no size of a segment: it is made of whole tiles of {TILE_WIDTH} events.",
+            f"Give a multiple of {TILE_WIDTH} up to {SEGMENT_EVENTS_MAX}, or off.",
+        )
+    return events
+
+
+def _database_url(name: str, text: str | None) -> str | None:
     if text is not None and not text.startswith(("postgresql://", "postgres://")):
         raise SettingsError(
-            "DATABASE_URL",
+            name,
             "it is not a PostgreSQL URL.",
             "Write postgresql://user:password@host:5432/name, or unset it.",
         )

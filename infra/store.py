@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -18,6 +18,14 @@ class HeadMoved(Exception):
 
 class StreamTaken(Exception):
     """A (tenant, stream, version) or an idempotency key in the batch exists already: nothing of it was written."""
+
+
+class ValuesRefused(Exception):
+    """Personal values of a batch cannot be kept: at which positions, and why. Nothing of the batch was written."""
+
+    def __init__(self, refused: Mapping[int, Exception]) -> None:
+        super().__init__(f"the personal values at {sorted(refused)} cannot be kept")
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +48,11 @@ class Store(Anchors, Protocol):
     async def head(self) -> Head | None: ...
 
     async def commit(self, batch: Batch) -> None:
-        """All of the batch, durably, or an exception: HeadMoved, StreamTaken or LedgerUnavailable."""
+        """All of the batch, durably, or an exception: HeadMoved, StreamTaken, ValuesRefused or LedgerUnavailable."""
 
     async def stream_heads(self, keys: Iterable[StreamKey]) -> dict[StreamKey, StreamHead]: ...
 
-    async def read_stream(self, tenant: str, stream: str, after_version: int = 0) -> list[StoredEvent]: ...
+    async def read_stream(self, tenant: str, stream: str, after_version: int = 0, limit: int | None = None) -> list[StoredEvent]: ...
 
     async def read(self, after_position: int, limit: int) -> list[StoredEvent]: ...
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import ip_address
@@ -30,6 +31,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from domain.kernel import JsonObject
 from domain.ledger import LedgerUnavailable
 from domain.notifications import NotificationSent, refused_address
+from infra.key_encryption import KekMissing, KeyEncryptionKeys
 from infra.read_tables import LIVE, schema_name
 from infra.vault import VaultError, open_bytes, seal_bytes
 from projections.engine import OPEN
@@ -149,15 +151,24 @@ async def _judged_addresses(url: str) -> list[str]:
     return addresses
 
 
-_SCHEMA: Final = """
+SCHEMA: Final = """
     SELECT pg_advisory_xact_lock(7283645);
     CREATE SCHEMA IF NOT EXISTS notifications_private;
     CREATE TABLE IF NOT EXISTS notifications_private.secrets (
         tenant     text  NOT NULL,
         webhook_id text  NOT NULL,
         sealed     bytea NOT NULL,
+        kek        text  NOT NULL DEFAULT '',
         PRIMARY KEY (tenant, webhook_id)
     );
+    DO $$
+    BEGIN
+        IF NOT EXISTS (
+            SELECT FROM pg_attribute WHERE attrelid = 'notifications_private.secrets'::regclass AND attname = 'kek'
+        ) THEN
+            ALTER TABLE notifications_private.secrets ADD COLUMN kek text NOT NULL DEFAULT '';
+        END IF;
+    END $$;
     CREATE TABLE IF NOT EXISTS notifications_private.deliveries (
         tenant          text        NOT NULL,
         webhook_id      text        NOT NULL,
@@ -225,7 +236,7 @@ _CLAIM: Final = """
     JOIN {notifications} n ON n.tenant = m.tenant AND n.id = m.notification_id AND n.to_position = {open}
     LEFT JOIN notifications_private.secrets s ON s.tenant = m.tenant AND s.webhook_id = m.webhook_id
     WHERE d.tenant = m.tenant AND d.webhook_id = m.webhook_id AND d.notification_id = m.notification_id
-    RETURNING d.tenant, d.webhook_id, d.notification_id, d.tries, w.doc->>'url', w.doc->>'secret_sha256', s.sealed, n.doc::text
+    RETURNING d.tenant, d.webhook_id, d.notification_id, d.tries, w.doc->>'url', w.doc->>'secret_sha256', s.sealed, s.kek, n.doc::text
 """
 _SETTLE: Final = """
     UPDATE notifications_private.deliveries
@@ -238,8 +249,17 @@ _LATEST: Final = """
     WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s AND (%(state)s::text IS NULL OR state = %(state)s)
     ORDER BY position DESC LIMIT %(limit)s
 """
-_KEEP: Final = "INSERT INTO notifications_private.secrets VALUES (%(tenant)s, %(webhook_id)s, %(sealed)s) ON CONFLICT DO NOTHING"
-_KEPT: Final = "SELECT sealed FROM notifications_private.secrets WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s"
+_KEEP: Final = """
+    INSERT INTO notifications_private.secrets (tenant, webhook_id, sealed, kek)
+    VALUES (%(tenant)s, %(webhook_id)s, %(sealed)s, %(kek)s) ON CONFLICT DO NOTHING
+"""
+_SEALED_OTHERWISE: Final = "SELECT tenant, webhook_id, sealed, kek FROM notifications_private.secrets WHERE kek <> %(kek)s"
+_RESEAL: Final = """
+    UPDATE notifications_private.secrets SET sealed = %(again)s, kek = %(kek)s
+    WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s AND sealed = %(sealed)s
+"""
+_COUNT: Final = "SELECT kek, count(*) FROM notifications_private.secrets GROUP BY kek"
+_KEPT: Final = "SELECT sealed, kek FROM notifications_private.secrets WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +292,15 @@ class Standing:
 class WebhookStore:
     """The secrets of webhooks, and the queue of deliveries. Several processes may share it."""
 
-    def __init__(self, dsn: str, key_encryption_key: bytes) -> None:
-        self._kek = key_encryption_key
+    def __init__(self, dsn: str, keks: KeyEncryptionKeys) -> None:
+        self._keks = keks
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             dsn, open=False, min_size=1, max_size=4, timeout=10, kwargs={"autocommit": True}
         )
 
     async def open(self) -> None:
         await self._pool.open(wait=True, timeout=10)
-        await self._query(_SCHEMA)
+        await self._query(SCHEMA)
 
     async def close(self) -> None:
         await self._pool.close()
@@ -290,9 +310,23 @@ class WebhookStore:
         bound_to = _bound(tenant, webhook_id)
         fresh = _SECRET_PREFIX + base64.b64encode(os.urandom(_SECRET_BYTES)).decode()
         whose = {"tenant": tenant, "webhook_id": webhook_id}
-        await self._query(_KEEP, {**whose, "sealed": seal_bytes(fresh.encode(), bound_to, self._kek)})
-        ((sealed,),) = await self._query(_KEPT, whose)
-        return open_bytes(sealed, bound_to, self._kek).decode()
+        kek = self._keks.current
+        await self._query(_KEEP, {**whose, "sealed": seal_bytes(fresh.encode(), bound_to, self._keks.key(kek)), "kek": kek})
+        ((sealed, kek),) = await self._query(_KEPT, whose)
+        return open_bytes(sealed, bound_to, self._keks.key(kek)).decode()
+
+    async def reseal(self, kek: str) -> None:
+        """Seals every secret under this key-encryption key; one that does not open stays as it is. Raises KekMissing."""
+        for tenant, webhook_id, sealed, old in await self._query(_SEALED_OTHERWISE, {"kek": kek}):
+            bound_to = _bound(tenant, webhook_id)
+            with suppress(VaultError):
+                again = seal_bytes(open_bytes(sealed, bound_to, self._keks.key(old)), bound_to, self._keks.key(kek))
+                whose = {"tenant": tenant, "webhook_id": webhook_id, "sealed": sealed}
+                await self._query(_RESEAL, {**whose, "again": again, "kek": kek})
+
+    async def counts(self) -> dict[str, int]:
+        """How many secrets are sealed under each key-encryption key; '' is the first one."""
+        return dict(await self._query(_COUNT))
 
     async def fill(self) -> None:
         """Queues what was sent since the last time for the webhooks there were then, and drops what removed ones still waited for."""
@@ -313,11 +347,12 @@ class WebhookStore:
         url: str,
         secret_sha256: str,
         sealed: bytes | None,
+        kek: str | None,
         document: str,
     ) -> Delivery:
         try:
-            secret = open_bytes(sealed or b"", _bound(tenant, webhook_id), self._kek).decode()
-        except VaultError:
+            secret = open_bytes(sealed or b"", _bound(tenant, webhook_id), self._keks.key(kek or "")).decode()
+        except (VaultError, KekMissing):
             secret = ""
         known = hmac.compare_digest(secret_digest(secret), secret_sha256)
         message = Message(notification_id, _body(tenant, orjson.loads(document)))

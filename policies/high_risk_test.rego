@@ -31,4 +31,12 @@ test_handing_over_personal_data_takes_an_approver if {
 	}
 }
 
+test_erasing_somebody_takes_an_approver_and_so_does_what_lets_them_be_erased if {
+	every action in ["subjects.erase_subject", "subjects.release_hold", "subjects.reopen_subject"] {
+		high_risk(asked("person", action, {"ground": "objection"}))[0].quorum == 1
+		high_risk(asked("service", action, {}))[0].outcome == "require_approval"
+	}
+	high_risk(asked("person", "subjects.place_hold", {})) == []
+}
+
 test_proposing_is_not_changing if high_risk(asked("person", "policies.propose_policy", {})) == []

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from domain.exports import ExportCancelled, ExportFailed, ExportRequested, ExportSealed, PackDownloaded, ProfileDefined
+from domain.exports import ExportCancelled, ExportFailed, ExportRequested, ExportSealed, PackDownloaded, PackWithdrawn, ProfileDefined
 from domain.kernel import Recorded
 from projections.engine import Projection, ReadTable, read_row, replace
 
@@ -37,6 +37,8 @@ class ExportRow:
     downloads: int
     downloaded_by: list[str]
     downloaded_at: str | None
+    certificate_id: str | None
+    """Of the erasure that its pack was withdrawn for."""
 
 
 @read_row
@@ -53,7 +55,7 @@ class ExportProfileRow:
 exports = ReadTable(
     "exports",
     ExportRow,
-    filters=("status", "requested_by", "recipient_kind"),
+    filters=("status", "requested_by", "recipient_kind", "certificate_id"),
     sorts=("requested_at", "ended_at", "size_bytes"),
     search=("export_id", "recipient"),
 )
@@ -90,6 +92,7 @@ def requested(_row: None, recorded: Recorded[ExportRequested], export_id: str) -
         downloads=0,
         downloaded_by=[],
         downloaded_at=None,
+        certificate_id=None,
     )
 
 
@@ -128,10 +131,16 @@ def downloaded(row: ExportRow, recorded: Recorded[PackDownloaded], _export_id: s
     return replace(row, downloads=row.downloads + 1, downloaded_by=by, downloaded_at=recorded.at_text)
 
 
+@exports.on(PackWithdrawn)
+def withdrawn(row: ExportRow, recorded: Recorded[PackWithdrawn], _export_id: str) -> ExportRow:
+    certificate_id = f"{recorded.event.subject_id}.{recorded.event.ordered_position}"
+    return replace(row, status="withdrawn", ended_at=recorded.at_text, certificate_id=certificate_id)
+
+
 @export_profiles.on(ProfileDefined)
 def profile_defined(_row: ExportProfileRow | None, recorded: Recorded[ProfileDefined], name: str) -> ExportProfileRow:
     profile = recorded.event.profile
     return ExportProfileRow(name, list(profile.disclose), list(profile.withhold_types), recorded.actor, recorded.at_text)
 
 
-PROJECTION = Projection("exports", (exports, export_profiles), ordering="stream")
+PROJECTION = Projection("exports", (exports, export_profiles), version=2, ordering="stream")

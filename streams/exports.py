@@ -6,7 +6,6 @@ One process at a time does it. Whatever ends it, it goes on where it was: a pack
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from commands.outcome import Outcome
 from commands.path import Ask, CommandPath
 from domain.kernel import Command, Event, JsonObject, Recorded
 from domain.keys import SYSTEM_TENANT
-from domain.ledger import LedgerUnavailable
+from domain.ledger import EventSigner, LedgerUnavailable
 from domain.values import uuid7
 from infra.ledger import Ledger
 from infra.packing.plan import BuildFailed, Plan
@@ -35,6 +34,7 @@ from infra.topic_index import IndexRoot
 from infra.verifier.topics import RULES
 from projections.exports import exports
 from streams.leading import Connection, lead
+from streams.packs_lock import packs_held
 from streams.reactions import asker
 from streams.reactor import Rows
 
@@ -52,17 +52,17 @@ _log = logging.getLogger("aureus.exports")
 
 @dataclass(frozen=True)
 class Outside:
-    """What packs are made of besides the ledger: the key that opens the vault, and where artifacts are kept."""
+    """What packs are made of besides the ledger: what opens the vault, and where artifacts are kept; the settings say where both are."""
 
     settings: Settings
-    vault_key: bytes
 
     def job(self, dsn: str, folder: Path, plan: Plan) -> Job:
         return Job(
             "build",
             dsn,
             folder=str(folder),
-            vault_key=base64.b64encode(self.vault_key).decode(),
+            keys_dir=str(self.settings.keys_dir),
+            vault_keys_url=self.settings.vault_keys_url or "",
             blobs_dir=str(self.settings.blobs_dir),
             s3=asdict(self.settings.s3) if self.settings.s3 else None,
             apart=bool(plan.views) or plan.horizon >= APART_EVENTS,
@@ -162,8 +162,23 @@ class Exporter:
             # A key that was rotated in since cannot vouch for the moment that was planned: it is planned anew.
             self._shelf.discard(folder)
             return
-        packed = await run(self._outside.job(self._dsn, folder, plan), told)
-        await told("sealing", 0, 1)
+        try:
+            packed = await run(self._outside.job(self._dsn, folder, plan), told)
+        except (BuildFailed, OSError):
+            if Plan.load(folder) is not None:
+                raise
+            return  # somebody was erased, and what was half written thrown away: it is planned anew
+        async with packs_held(connection):
+            if Plan.load(folder) is None or await self._planner.erasures(tenant) != plan.erasures:
+                # Somebody was erased since it was planned: it may show them.
+                self._shelf.destroy(folder)
+                return
+            await told("sealing", 0, 1)
+            await self._seal(tenant, export_id, plan, packed, signer)
+
+    async def _seal(self, tenant: str, export_id: str, plan: Plan, packed: JsonObject, signer: EventSigner) -> None:
+        """Puts it on the shelf and on record."""
+        folder = self._shelf.working_folder(tenant, export_id)
         sha256, size_bytes, manifest_sha256 = await asyncio.to_thread(self._shelf.finish, folder, signer)
         _log.info("export %s: %d bytes, built in %d MiB of memory", export_id, size_bytes, packed["peak_rss_bytes"] >> 20)
         seal = SealExport(

@@ -12,17 +12,12 @@ RELAY_LOCK: Final = 7_283_660
 CLOUDEVENTS: Final = "cloudevents"
 CLOUDEVENTS_LOCK: Final = 7_283_661
 _LOCK: Final = 7_283_644
-_TABLE: Final = """
-    CREATE SCHEMA IF NOT EXISTS streams;
-    CREATE TABLE IF NOT EXISTS streams.positions (name text PRIMARY KEY, position bigint NOT NULL);
-"""
 
 
 async def place(connection: Connection, names: Iterable[str], position: int) -> None:
     """Lets each follower that is not known yet begin after this position."""
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-        await connection.execute(_TABLE)
         for name in names:
             await connection.execute("INSERT INTO streams.positions VALUES (%s, %s) ON CONFLICT DO NOTHING", (name, position))
 

@@ -153,7 +153,8 @@ def with_a_key_less(members: Members, claims: Predicate) -> None:
 
 
 def with_another_name(members: Members, claims: Predicate) -> None:
-    line = json.loads(members["disclosures.jsonl"])
+    lines = map(json.loads, members["disclosures.jsonl"].splitlines())
+    line = next(one for one in lines if one["name"] == "display_name")
     salt, name, _ = json.loads(base64.urlsafe_b64decode(line["disclosure"] + "=="))
     forged = base64.urlsafe_b64encode(json.dumps([salt, name, "Somebody Else"]).encode()).rstrip(b"=").decode()
     members["disclosures.jsonl"] = members["disclosures.jsonl"].replace(line["disclosure"].encode(), forged.encode())
@@ -185,10 +186,10 @@ DECEPTIONS: Final[list[tuple[Callable[[Members, Predicate], None], set[Finding]]
     (ended_early, {(None, "period"), (None, "manifest"), (LAST, "missing")}),
     (ended_early_with_a_fence, {(None, "period")}),
     (said_to_be_of_a_period, {(LAST, "period")}),
-    (exchanged, {(LAST - 1, "tree"), (LAST, "tree"), (None, "disclosure")}),
+    (exchanged, {(LAST - 1, "tree"), (LAST, "tree"), (LAST, "field"), (None, "disclosure")}),
     (unasked_for, {(1, "key"), (None, "tenant"), (1, "selection")}),
     (with_a_key_less, {(None, "missing")}),
-    (with_another_name, {(None, "disclosure")}),
+    (with_another_name, {(None, "disclosure"), (LAST - 1, "field")}),
     (with_other_evidence, {(None, "artifact")}),
     (with_a_tile_of_another_tree, {(1, "tree"), (2, "tree"), (None, "tree")}),
     (under_another_checkpoint, {(None, "manifest")}),

@@ -68,7 +68,7 @@ def test_results_of_other_figures_stay_when_one_is_run(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     goal = Goal("peer", "rate", "events/s", 1.0)
     write_results([row("append_1", 1, 1, goal), row("rebuild", 1, 1, goal)], file, only=None)
-    write_results([row("append_1", 3, 1, goal)], file, only="append_1")
+    write_results([row("append_1", 3, 1, goal)], file, only=["append_1"])
     assert [(result["name"], result["ours"]) for result in json.loads(file.read_text())] == [("append_1", 3), ("rebuild", 1)]
 
 

@@ -133,6 +133,31 @@ async def test_the_same_bytes_put_at_once_are_kept_once(kept: Kept, blobs: BlobS
     assert await whole(blobs, put[0].sha256) == content
 
 
+async def test_what_is_deleted_is_gone_and_may_come_back(kept: Kept, blobs: BlobStore) -> None:
+    for content in (HELLO, b"others stay"):
+        await blobs.put(pieces(content))
+    await blobs.delete(HELLO_SHA256)
+    assert kept.hashes() == [hashlib.sha256(b"others stay").hexdigest()]
+    assert not await blobs.has(HELLO_SHA256)
+    with pytest.raises(BlobMissing):
+        await blobs.read(HELLO_SHA256)
+    await blobs.delete(HELLO_SHA256)
+    await blobs.delete("0" * 64)
+    await blobs.put(pieces(HELLO))
+    assert await whole(blobs, HELLO_SHA256) == HELLO
+
+
+async def test_only_blobs_are_deleted(kept: Kept, blobs: BlobStore, tmp_path: Path) -> None:
+    await blobs.put(pieces(HELLO))
+    beside = tmp_path / "beside"
+    beside.write_text("here")
+    for name in ("../beside", str(beside), "", HELLO_SHA256[:2]):
+        await blobs.delete(name)
+    assert beside.exists()
+    beside.unlink()
+    assert kept.hashes() == [HELLO_SHA256]
+
+
 async def test_too_many_bytes_are_refused_and_leave_nothing(kept: Kept) -> None:
     small = kept.open(max_bytes=4)
     with pytest.raises(BlobTooLarge) as refusal:
@@ -170,6 +195,14 @@ async def test_tampering_is_detected_before_a_byte_is_given_out_and_the_original
     assert not await blobs.has(HELLO_SHA256)
     await blobs.put(pieces(HELLO))
     assert await whole(blobs, HELLO_SHA256) == HELLO
+
+
+async def test_whoever_looks_for_what_was_changed_is_given_what_lies_there(kept: Kept, blobs: BlobStore) -> None:
+    await blobs.put(pieces(HELLO))
+    kept.replace(HELLO_SHA256, b"jello")
+    assert b"".join([piece async for piece in await blobs.as_kept(HELLO_SHA256)]) == b"jello"
+    with pytest.raises(BlobMissing):
+        await blobs.as_kept("0" * 64)
 
 
 async def test_a_blob_that_was_cut_or_emptied_is_detected(kept: Kept, blobs: BlobStore) -> None:

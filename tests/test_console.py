@@ -23,7 +23,7 @@ from tests.browser import Page, chromium
 pytestmark = pytest.mark.anyio
 
 SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.js"))}
-PAGES = ("overview", "catalog", "approvals", "budgets", "audit", "ledger", "proofs")
+PAGES = ("overview", "catalog", "approvals", "budgets", "audit", "changes", "ledger", "proofs")
 ESCAPED = "<img src=x onerror=alert(1)>"
 """What somebody might call a dataset, if pages took text for markup."""
 
@@ -181,6 +181,7 @@ async def test_a_walk_through_the_console(tmp_path: Path, database_url: str) -> 
         walker = Walker(page, address, logins)
         await every_page_fits(walker)
         await the_catalog_shows_data_as_text(walker)
+        await what_changed_is_told(walker)
         await an_approval_is_refused_and_given(walker)
         await the_past_is_plain_to_see(walker, early)
         assert page.complaints == []
@@ -238,6 +239,21 @@ async def the_catalog_shows_data_as_text(walker: Walker) -> None:
     await walker.page.until("document.querySelectorAll('svg.lineage .node').length === 2")
     await walker.go("catalog/raw")
     await walker.sees(ESCAPED, "h1")
+
+
+async def what_changed_is_told(walker: Walker) -> None:
+    await walker.go("changes?from=0&context=budgets")
+    await walker.sees("reservations budgets", "main")
+    await walker.sees("budgets.funds_reserved", "main")
+    await walker.go("changes?from=999999")
+    await walker.sees("The ledger ends at position", ".refusal")
+    await walker.go("changes?from=10&to=2")
+    await walker.sees("Swap them", ".refusal")
+    await walker.go("changes")
+    await walker.fill("of", "mart")
+    await walker.press("Show its timeline")
+    await walker.sees("dataset mart", "h1")
+    await walker.sees("datasets mart added", "main")
 
 
 async def an_approval_is_refused_and_given(walker: Walker) -> None:

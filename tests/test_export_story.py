@@ -273,8 +273,10 @@ async def exported_with_approval(aureus: Aureus, folder: Path, approver: Asker, 
 
 
 def disclosed(path: Path) -> list[JsonObject]:
+    """What is said of values; decoys are nobody's."""
     with zipfile.ZipFile(path) as pack:
-        return [json.loads(line) for line in pack.read("disclosures.jsonl").splitlines()]
+        lines = [json.loads(line) for line in pack.read("disclosures.jsonl").splitlines()]
+    return [line for line in lines if not line["name"].startswith("_decoy")]
 
 
 async def test_the_evidence_that_actions_rest_on_is_packed_if_asked_for(aureus: Aureus, tmp_path: Path) -> None:

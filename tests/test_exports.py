@@ -24,6 +24,7 @@ from commands.exports import (
     RecordDownload,
     RequestExport,
     SealExport,
+    WithdrawPack,
 )
 from domain.access import Actor, Registration
 from domain.agents import Agent
@@ -39,6 +40,7 @@ from domain.exports import (
     IndexCommitted,
     KnownProfile,
     PackDownloaded,
+    PackWithdrawn,
     Profile,
     ProfileDefined,
     Selection,
@@ -89,6 +91,20 @@ def known(*history: Any) -> Given:
         "exportprofile:unheard": KnownProfile(),
     }
     return given(EXPORTS, *history).by(ADMIN).beside(**here)
+
+
+# -- withdrawing
+
+
+def test_a_sealed_pack_is_withdrawn_once_and_by_aureus_itself() -> None:
+    fields: dict[str, Any] = {"export_id": "e", "sha256": SHA, "subject_id": "cus-1", "ordered_position": 7}
+    withdraw, withdrawn = WithdrawPack(**fields), PackWithdrawn(**fields)
+    known(REQUESTED, SEALED).when(withdraw).refused("only_aureus_itself")
+    known(REQUESTED, SEALED).by(ITSELF).when(withdraw).then(withdrawn)
+    for history in ((REQUESTED,), (REQUESTED, SEALED, withdrawn)):
+        known(*history).by(ITSELF).when(withdraw).refused("export_not_sealed", field="export_id")
+    download = RecordDownload(export_id="e", sha256=SHA, downloaded_by="usr-ana", first_byte=0, last_byte=9)
+    known(REQUESTED, SEALED, withdrawn).by(ITSELF).when(download).refused("export_not_sealed")
 
 
 # -- asking

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from api import reference
+from api.cli.main import app
 from api.examples import EXAMPLES
 from api.reference import COMMAND, DOCS, GENERATED
 from infra.bundle_verifier import COMMAND as BUNDLE
@@ -56,3 +60,23 @@ def test_the_openapi_document_shows_the_examples() -> None:
     operation = document["paths"]["/v1/budgets/{budget_id}/reserve"]["post"]
     assert operation["requestBody"]["content"]["application/json"]["schema"]["examples"] == [{"amount_minor": 60_000}]
     assert operation["parameters"][0]["schema"]["examples"] == ["eu-lake.ingest"]
+
+
+def test_the_command_line_tells_the_catalogue_of_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = CliRunner().invoke(app, ["events", "catalogue"])
+    assert (told.exit_code, told.output.rstrip("\n")) == (0, GENERATED["events.md"]().rstrip("\n"))
+    listed = json.loads(CliRunner().invoke(app, ["--json", "events", "catalogue"]).output)["items"]
+    assert [one["name"] for one in listed] == sorted(one["name"] for one in listed)
+    (registered,) = (one for one in listed if one["name"] == "access.actor_registered")
+    assert (registered["schema"], registered["personal"], "actor_id" in registered["json_schema"]["properties"]) == (
+        1,
+        ["display_name"],
+        True,
+    )
+    assert "access.actors" in registered["read_by"]
+    monkeypatch.setattr(reference, "DOCS", tmp_path)
+    (tmp_path / "events.md").write_text(GENERATED["events.md"](), encoding="utf-8")
+    assert CliRunner().invoke(app, ["events", "catalogue", "--check"]).exit_code == 0
+    (tmp_path / "events.md").write_text("By hand", encoding="utf-8")
+    stale = CliRunner().invoke(app, ["--json", "events", "catalogue", "--check"])
+    assert (stale.exit_code, json.loads(stale.output)["error"]["code"]) == (8, "catalogue_stale")

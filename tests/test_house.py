@@ -23,7 +23,7 @@ from api.app import create_app
 from api.reference import UNREAD
 from api.routing import PUBLIC
 from api.services import deciders, projections
-from domain.kernel import Command, Event
+from domain.kernel import EVENTS, Command, Event
 from domain.values import Role
 from projections.engine import unread_events
 from tests.golden import event_classes
@@ -62,10 +62,19 @@ COMMANDS_SENT_OTHERWISE = {
     "catalog.roll_back_dataset": "POST /v1/rollbacks looks up what would break: no caller says that nothing does",
     "pipelines.roll_back_pipeline": "POST /v1/rollbacks looks up what would break: no caller says that nothing does",
     "evidence.register_artifact": "POST /v1/artifacts takes the bytes, and hashes them itself",
+    "archive.fail_sealing": "the archivist asks it, when a segment cannot be written",
+    "archive.record_segment": "the archivist asks it, with the hashes of the files it has written",
+    "backups.begin_backup": "`aureus backup` asks it, before it reads the first row",
+    "backups.record_backup": "`aureus backup` asks it, with the hash of the file it has written",
+    "backups.record_restore": "the first start after `aureus restore` asks it: nobody's word is taken for that",
     "exports.commit_index": "the exporter asks it, with the root it has computed: nobody's word is committed",
     "exports.fail_export": "the exporter asks it, when a pack cannot be written",
     "exports.record_download": "GET /v1/exports/{export_id}/pack asks it, for what it hands out",
+    "exports.withdraw_pack": "the eraser asks it, of a pack that shows what is erased",
+    "subjects.begin_erasure": "the eraser asks it, as it begins",
+    "subjects.certify_erasure": "the eraser asks it, of what it destroyed: nobody's word is taken for that",
     "exports.seal_export": "the exporter asks it, with the hash of the pack it has written",
+    "vault.record_rewrap": "the rewrapper asks it, when every key is wrapped again",
     "evidence.seal_pack": "POST /v1/evidence/{action_id}/seal writes the pack, and hashes it itself",
     **dict.fromkeys(
         (
@@ -81,6 +90,11 @@ COMMANDS_SENT_OTHERWISE = {
         ),
         "the reactor asks it, of what it did and could not do: nobody's word is taken for that",
     ),
+    "replays.fail_replay": "the replayer asks it, when a replay cannot be built",
+    "replays.finish_replay": "the replayer asks it, with the digests of what it has built",
+    "replays.hand_out_login": "POST /v1/replays/{replay_id}/login opens the password, which never is part of a command",
+    "replays.record_query": "POST /v1/replays/{replay_id}/query asks it, for what it ran",
+    "replays.request_replay": "POST /v1/replays looks up the position that a time means",
     "policies.adopt_defaults": "the first start asks it, with the policies that came with Aureus",
     "policies.roll_back_policies": "POST /v1/rollbacks goes back with whatever has versions",
     "policies.record_impact": "POST /v1/policies/impact asks past decisions again itself: no caller says what flips",
@@ -171,7 +185,8 @@ def test_names_are_the_contexts_own_and_taken_once() -> None:
 
 
 def test_every_event_is_read_by_a_projection_or_says_why_not() -> None:
-    assert unread_events(projections()) == sorted(event.event_name for event in UNREAD)
+    shipped = [event.event_name for event in EVENTS if event.__module__.startswith("domain.")]
+    assert [name for name in unread_events(projections()) if name in shipped] == sorted(event.event_name for event in UNREAD)
 
 
 def test_every_event_of_a_decider_ships_and_is_named_after_its_module() -> None:

@@ -27,6 +27,7 @@ from infra.opening import open_ledger
 from infra.packing import building
 from infra.packing.building import Outside, build
 from infra.packing.canonical_zip import CHUNK_BYTES, LIMIT, Member, MemberTooLarge, ZipWriter, central_header, end_records, local_header
+from infra.packing.disclosing import VaultPlace
 from infra.packing.pack_file import PACK, PackFile
 from infra.packing.plan import BuildFailed, Plan
 from infra.packing.reading import connected, lines, within
@@ -191,7 +192,7 @@ class Bank:
         return folder
 
     def outside(self) -> Outside:
-        return Outside(self.dsn, self.keystore.vault.seed, lambda _sha256, _aside: None)
+        return Outside(self.dsn, VaultPlace(self.keystore.key_encryption_keys(), self.dsn), lambda _sha256, _aside: None)
 
     async def build(self, folder: Path, progress: Any = lambda _phase, _done, _total: None) -> Path:
         """Beside this thread's event loop, for a build is its process's only work and runs one of its own."""

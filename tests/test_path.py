@@ -297,9 +297,9 @@ async def test_personal_fields_are_in_no_byte_but_the_vaults(database_url: str, 
     store = ledger.store
     assert isinstance(store, PostgresStore)
     position = outcome.events[0]["position"]
-    assert await store._vault.open(store._pool, "acme", position) == {"display_name": name}
-    assert await Vault(keystore.vault.seed).open(store._pool, "acme", position) == {"display_name": name}
-    assert await store._vault.open(store._pool, "other", position) == {}
+    assert await store.vault.open(store.pool, "acme", position) == {"display_name": name}
+    assert await Vault(keystore.key_encryption_keys()).open(store.pool, "acme", position) == {"display_name": name}
+    assert await store.vault.open(store.pool, "other", position) == {}
     await ledger.close()
 
 

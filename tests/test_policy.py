@@ -115,6 +115,9 @@ async def test_the_default_bundle_answers_as_a_bank_expects() -> None:
         assert [result.policy for result in parked.results] == ["baseline_allow", "cross_jurisdiction", "pii_onboarding"]
         onboarded = await policies.check(question(pii_level="high", becomes={"pii_level": "high"}))
         assert onboarded.required_evidence == ("data_contract", "test_result")
+        of_all = await policies.check(question("vault.grant_unmasking", all_subjects=True))
+        of_one = await policies.check(question("vault.grant_unmasking", all_subjects=False))
+        assert (of_all.outcome, of_one.outcome) == ("require_approval", "allow")
         unknown = await policies.check(question("payments.send_money"))
         assert unknown == Verdict("block", (PolicyResult(policy="default_deny", outcome="block", reason="No policy allows this."),))
 

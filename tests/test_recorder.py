@@ -229,7 +229,7 @@ def test_a_mapper_reads_old_shapes_and_refuses_unknown_ones() -> None:
         mapped = mapper.to_domain_event(StoredEvent("note:1", 1, "test.renamed", b'{"data":{"name":"old"},"schema":1}'))
         assert isinstance(mapped, LedgerEvent)
         assert mapped.event == Renamed(title="old")
-        with pytest.raises(UnknownEvent, match="no upcast"):
+        with pytest.raises(UnknownEvent, match="knows it up to schema 1"):
             mapper.to_domain_event(StoredEvent("budget:1", 1, "budgets.budget_opened", b'{"data":{},"schema":99}'))
     finally:
         del EVENTS._classes["test.renamed"]

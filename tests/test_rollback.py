@@ -9,7 +9,6 @@ from typing import Any, Final
 from hypothesis import given as holds_for
 from hypothesis import strategies as st
 
-from api.rollback import differences
 from commands.budgets import DECIDER as BUDGETS
 from commands.budgets import ChangeSettings, CloseBudget, FundBudget, OpenBudget, ReserveFunds, RollBackSettings
 from commands.catalog import (
@@ -35,6 +34,7 @@ from commands.pipelines import DECIDER as PIPELINES
 from commands.pipelines import DeployVersion, RegisterPipeline, ReportFailure, RetirePipeline, RollBackPipeline
 from domain.budgets import BudgetClosed, BudgetOpened, BudgetSettings, SettingsChanged, SettingsRolledBack
 from domain.catalog import ColumnLineage, ColumnSpec, DatasetRolledBack, Environment, Jurisdiction, PiiLevel, Upstream
+from domain.differences import differences
 from domain.kernel import Command, Decider, Event, JsonObject, Recorded, json_digest
 from domain.pipelines import Checks, Model, PipelineRolledBack
 from domain.values import Role

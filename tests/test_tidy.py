@@ -35,6 +35,8 @@ ENTRY_POINTS = {
     "api.cli.reference",
     "api.reference",
     "bench.__main__",
+    "infra.archive.answering",
+    "infra.archive.building",
     "infra.build",
     "infra.bundle_verifier",
     "infra.verifier.main",

@@ -37,14 +37,15 @@ NAMES_NOBODY: Final = frozenset(
     refreshed_at rego remedy removed report required_evidence retry_at risk_level risk_up_to role roles rollback_plan root rule saga
     scope secret_sha256 selection settings sha256 sig signature snapshot snapshot_sha256 sql starts_at state status step subject
     synonyms tags terms tests text title to_roles tool topic type types unit_tests upstream upstream_column upstreams url views
-    withdrawn
+    withdrawn context contexts default ground keep kek kept_artifacts matter note packs parameters parquet_sha256 previous purposes query
+    schema_prefix sql_sha256 sqlstate table tables tiles_sha256 differing fields
     """.split()
 )
 """Members that hold text or parts, and never an id of something one could ask for. Reviewed one by one."""
 ACTORS: Final = frozenset(
     """
     approver approvers delegate delegated_by delegator downloaded_by holder on_behalf_of owner recipient requester requester_owner
-    stopped_by used_by
+    stopped_by used_by disclosed_to handed_to run_by
     """.split()
 )
 """Members that hold an actor's id, which is known by its form wherever it stands."""
@@ -53,7 +54,7 @@ COUNTS: Final = frozenset(
     after artifacts attempt attempts broken carry_out checkpoint_size compromised_since correct depth disclose dq_checks entries
     everything examined failed first_byte fresh fund index_position keys keys_leaf last_byte left_undone lineage_depth nullable passed
     position primary_key quorum replaces replay retired revision rules seen_version thresholds_percent topics undo unique until
-    withheld_entries withhold_types
+    withheld_entries withhold_types damaged erasures events everybody first last ordered_position rows webhook_secrets
     """.split()
 )
 """Members that hold numbers, times, or answers of yes and no."""

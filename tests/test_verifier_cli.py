@@ -63,7 +63,7 @@ def test_the_one_file_verifies_a_pack_where_nothing_else_is_installed(machine: P
     done = verify(machine, "pack.zip", "--keys", "trust.json")
     assert (done.returncode, done.stderr) == (VERIFIED, "")
     assert done.stdout.startswith(
-        "Verified 10 events of aureus.example/by-hand: 10 signatures, all valid under keys valid at their positions"
+        "Verified 11 events of aureus.example/by-hand: 11 signatures, all valid under keys valid at their positions"
     )
     assert "nothing missing in the range" in done.stdout
     assert "fields     open 1, withheld 1, erased 1" in done.stdout

@@ -40,7 +40,7 @@ DECOY_DIGEST = disclosure("c2FsdD", "", "")[1]
 FIELDS: Final = (
     {"digest": OPEN_DIGEST, "name": "contact", "position": 9, "state": "open", "disclosure": OPEN},
     {"digest": HIDDEN_DIGEST, "name": "contact", "position": 11, "state": "withheld"},
-    {"digest": GONE_DIGEST, "name": "contact", "position": 13, "state": "erased", "certificate": 15},
+    {"digest": GONE_DIGEST, "position": 13, "state": "erased", "certificate": 17},
 )
 SELECTED: Final = {
     "datasets": ["orders"],
@@ -56,16 +56,25 @@ def ledger() -> ByHand:
     digests = {9: [OPEN_DIGEST], 11: sorted([HIDDEN_DIGEST, DECOY_DIGEST]), 13: [GONE_DIGEST]}
     for position in range(4, 16):
         name, law = ("orders", "EU") if position not in (6, 8, 12, 15) else ("people", "US")
-        data: dict[str, Any] = {"dataset_id": name} | ({"profile": {"jurisdiction": law}} if position in (4, 6) else {})
+        data: dict[str, Any] = {"dataset_id": name, "owner_id": "own-1"} | (
+            {"profile": {"jurisdiction": law}} if position in (4, 6) else {}
+        )
         kind = "catalog.usage_recorded" if position == 10 else "catalog.dataset_changed"
         log.append(kind, data, stream=f"dataset:{name}", _sd=digests.get(position, []))
     assert Index.of(log, 15).commit(15) == COMMITTED
-    log.append("budgets.budget_closed", {"budget_id": "lake"})
+    certificate(log)
     return log
 
 
+def certificate(log: ByHand, **said: Any) -> int:
+    """The position of the certificate that own-1 was erased up to 13; or what `said` makes of it."""
+    data = {"subject_id": "own-1", "ordered_position": 12, "until": 13, **said.pop("data", {})}
+    members = {"actor": "svc-reactions", "stream": "subject:own-1", "type": "subjects.subject_erased", **said}
+    return log.append(members.pop("type"), data, **members)
+
+
 def of_orders(log: ByHand | None = None, **said: Any) -> Pack:
-    said = {"selection": SELECTED, "withhold": ("catalog.usage_recorded",), "fields": FIELDS, **said}
+    said = {"selection": SELECTED, "withhold": ("catalog.usage_recorded",), "fields": FIELDS, "certificates": [17], **said}
     return selection(log or ledger(), COMMITTED, ORDERS, SPAN, **said)
 
 
@@ -83,13 +92,13 @@ def found(result: Result) -> set[tuple[int | None, str]]:
 def test_a_selection_that_leaves_nothing_out(tmp_path: Path) -> None:
     result = verified(of_orders().write(tmp_path / "pack.zip"))
     assert result.problems == []
-    assert (result.complete, result.tenant, result.events, result.signatures, result.keys) == (True, "acme", 10, 10, 3)
-    assert result.fields == {"open": 1, "withheld": 1, "erased": 1, "missing": 1}
+    assert (result.complete, result.tenant, result.events, result.signatures, result.keys) == (True, "acme", 11, 11, 3)
+    assert result.fields == {"open": 1, "withheld": 1, "erased": 1, "missing": 0, "decoy": 0, "untold": 1}
     said = "\n".join(result.sentences())
-    assert "Verified 10 events of aureus.example/by-hand: 10 signatures, all valid under keys valid at their positions" in said
+    assert "Verified 11 events of aureus.example/by-hand: 11 signatures, all valid under keys valid at their positions" in said
     assert "nothing missing in the range" in said
     assert "range      positions 7 to 13: datasets orders; jurisdictions EU, from 2026-03-03T14:00:07" in said
-    assert "open 1, withheld 1, erased 1" in said
+    assert "open 1, withheld 1, erased 1, missing 0, untold 1" in said
     assert "No witness" in said
 
 

@@ -169,7 +169,7 @@ class Office:
 
     def __init__(self, dsn: str, keystore: FileKeystore, process: Process, store: WebhookStore) -> None:
         self.dsn, self.store, self.ledger = dsn, store, process.ledger
-        self._kek, self._path = keystore.vault.seed, process.path
+        self._keks, self._path = keystore.key_encryption_keys(), process.path
 
     async def do(self, command: Command, by: Any = ADM) -> None:
         outcome = await self._path.handle(ask(command, by))
@@ -188,7 +188,7 @@ class Office:
     @asynccontextmanager
     async def another_store(self) -> AsyncIterator[WebhookStore]:
         """The queue as another process, or the next start, sees it."""
-        store = WebhookStore(self.dsn, self._kek)
+        store = WebhookStore(self.dsn, self._keks)
         await store.open()
         try:
             yield store
@@ -212,7 +212,7 @@ async def office(database_url: str, tmp_path: Path) -> AsyncIterator[Office]:
     keystore = FileKeystore.open(tmp_path / "keys")
     async with policies(tmp_path / "policies") as engine, processes(database_url, keystore, engine, 1) as (process,):
         await catch_up(database_url, process.ledger)
-        store = WebhookStore(database_url, keystore.vault.seed)
+        store = WebhookStore(database_url, keystore.key_encryption_keys())
         await store.open()
         yield Office(database_url, keystore, process, store)
         await store.close()

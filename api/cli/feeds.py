@@ -10,15 +10,17 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from api.cli import event_catalogue
 from api.cli.client import Client, Json, path
 from api.cli.failures import ExitCode, Failure
 from api.cli.options import client_of, output_of
 from api.cli.output import Output, moment
 
 app = typer.Typer()
-events = typer.Typer(help="The events of the ledger, as they come.", no_args_is_help=True)
+events = typer.Typer(help="The events of the ledger, as they come, and all there can be.", no_args_is_help=True)
 changes = typer.Typer(help="The rows of lists, as they change.", no_args_is_help=True)
 app.add_typer(events, name="events")
+events.add_typer(event_catalogue.app)
 app.add_typer(changes, name="changes")
 
 PAUSES_SECONDS: Final = (0.5, 10.0)

@@ -28,7 +28,7 @@ def fsck(
     from infra.fsck import fsck as check
 
     out = output_of(context)
-    with setup_checked(), _database() as dsn, out.progress() as report:
+    with setup_checked(), database() as dsn, out.progress() as report:
         checked = check(dsn, repair=repair, report=report)
     if out.as_json:
         out.json({"ok": checked.ok, **asdict(checked)})
@@ -58,7 +58,7 @@ def _place(problem: Problem) -> str:
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def database() -> Iterator[str]:
     """The database of this machine's Aureus: the one that runs, or else its embedded PostgreSQL for as long as the check takes."""
     from infra.embedded import EmbeddedPostgres, embedded_postgres
     from infra.settings import Settings, SettingsError

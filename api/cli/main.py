@@ -17,6 +17,9 @@ from domain.contexts import CONTEXTS
 
 PLATFORM: Final = (
     "audit",
+    "timeline",
+    "diff",
+    "could",
     "decisions",
     "feeds",
     "imports",

@@ -52,17 +52,21 @@ def check(
     context: typer.Context, name: Annotated[str | None, typer.Argument(metavar="[PROJECTION]", help="All when not given.")] = None
 ) -> None:
     """Build read models again from position 0 beside the live ones and compare them, row for row; changes nothing."""
-    client = client_of(context)
+    compare(client_of(context), name)
+
+
+def compare(client: Client, name: str | None, *, archive: bool = False) -> None:
+    """Builds one read model again, or all, and says that each came to the live rows. Raises Failure when one did not."""
     names = [name] if name else [row["name"] for row in client.one(path("projections"))["items"]]
     for each in names:
-        result = _rebuilt(client, each, swap=False, accept_changes=False)
+        result = _rebuilt(client, each, swap=False, accept_changes=False, archive=archive)
         if not result["equal"]:
             raise _differs(result, f"To put it right: aureus projections rebuild {each} --accept-changes")
         client.out.done({**result}, f"Checked {_standing(result)}")
 
 
-def _rebuilt(client: Client, name: str, *, swap: bool, accept_changes: bool) -> Json:
-    parameters = {"swap": swap, "accept_changes": accept_changes}
+def _rebuilt(client: Client, name: str, *, swap: bool, accept_changes: bool, archive: bool = False) -> Json:
+    parameters = {"swap": swap, "accept_changes": accept_changes, **({"archive": True} if archive else {})}
     return client.followed(path("projections", name, "rebuild"), b"", "application/json", name, **parameters)
 
 

@@ -5,6 +5,7 @@ import { approvals } from "/console/approvals.js";
 import { audit, evidence } from "/console/audit.js";
 import { budgets } from "/console/budgets.js";
 import { catalog, dataset } from "/console/catalog.js";
+import { changes, timeline } from "/console/changes.js";
 import { ledger } from "/console/ledger.js";
 import { overview } from "/console/overview.js";
 import { proofs } from "/console/proofs.js";
@@ -16,6 +17,7 @@ const PAGES = [
   { name: "approvals", title: "Approvals", list: approvals },
   { name: "budgets", title: "Budgets", list: budgets },
   { name: "audit", title: "Audit", list: audit, one: evidence },
+  { name: "changes", title: "Changes", list: changes, one: timeline },
   { name: "ledger", title: "Ledger", list: ledger },
   { name: "proofs", title: "Proofs", list: proofs },
 ];

@@ -90,6 +90,7 @@ export async function dataset(page, { id, reload }) {
     el("h1", {}, row.name, " ", pii(row.pii_level), " ", row.status === "active" ? "" : chip(row.status, "wait")),
     el("p", { class: "id" }, row.dataset_id),
     el("p", {}, row.description ?? ""),
+    el("p", {}, link(`#/changes/dataset/${encodeURIComponent(id)}`, "Everything that happened to it")),
     row.deprecation_reason
       ? el(
           "p",

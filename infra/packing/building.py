@@ -10,6 +10,7 @@ import base64
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,8 @@ import orjson
 from infra.canonical import canonical
 from infra.durable import write_whole
 from infra.packing.choosing import Chosen, choose
-from infra.packing.disclosing import disclosures
+from infra.packing.disclosing import VaultPlace, certificates, disclosures
+from infra.packing.erased import Erasures, accounted_from, erasures_of
 from infra.packing.manifest import counts, readme, statement
 from infra.packing.pack_file import PackFile
 from infra.packing.plan import BuildFailed, Plan
@@ -46,10 +48,10 @@ _NAMED_ARTIFACTS: Final = """
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What a pack is made of besides the ledger's own rows: the key that opens the vault, and where artifacts are kept."""
+    """What a pack is made of besides the ledger's own rows: what opens the vault, and where artifacts are kept."""
 
     dsn: str
-    vault_key: bytes
+    vault: VaultPlace
     read_artifact: ReadArtifact
 
 
@@ -63,7 +65,7 @@ def build(folder: Path, outside: Outside, progress: Progress) -> dict[str, int]:
         chosen = choose(connection, plan, spool, lambda done, total: progress("choosing", done, total))
         keys = _key_positions(connection, plan)
         _Building(plan, pack, chosen, keys, connection, outside, spool, progress).run()
-        write_whole(folder / PAYLOAD, canonical(statement(plan, pack.members, chosen.choice, len(keys))))
+        write_whole(folder / PAYLOAD, canonical(statement(plan, pack.members, chosen.choice, len(keys), accounted_from(connection))))
     return counts(chosen.choice, len(keys))
 
 
@@ -87,6 +89,7 @@ class _Building:
     ) -> None:
         self._plan, self._pack, self._chosen, self._keys, self._connection = plan, pack, chosen, keys, connection
         self._outside, self._spool, self._progress = outside, spool, progress
+        self._erasures = Erasures(one for one in erasures_of(connection, plan.tenant) if (one.certificate or 0) <= plan.checkpoint_size)
 
     def run(self) -> None:
         plan, pack = self._plan, self._pack
@@ -109,6 +112,7 @@ class _Building:
     def _needed(self) -> Iterator[Positions]:
         """Every position whose entry stands in the pack."""
         yield self._keys
+        yield self._certificates
         if self._plan.index is not None:
             yield array("Q", [self._plan.index["position"]])
         yield from self._chosen.chunks(ENTRIES_PER_FILE)
@@ -145,12 +149,22 @@ class _Building:
         for path in self._chosen.topics():
             self._pack.add_file(f"index/topics/{path.name}", path)
 
+    @cached_property
+    def _certificates(self) -> Positions:
+        """Of the erasures that took values of the chosen events."""
+        found: set[int] = set()
+        for chunk in self._chosen.chunks(ENTRIES_PER_FILE):
+            found |= certificates(self._connection, chunk, self._erasures)
+        return array("Q", sorted(found))
+
     def _write_disclosures(self) -> None:
         if self._pack.has("disclosures.jsonl"):
             return
+        if self._certificates:
+            self._write_lines("certificates.tsv", self._certificates)
         with self._pack.member("disclosures.jsonl") as member:
             for chunk in self._chosen.chunks(ENTRIES_PER_FILE):
-                for line in disclosures(self._connection, chunk, self._outside.vault_key, self._plan.profile["disclose"]):
+                for line in disclosures(self._connection, chunk, self._outside.vault, self._plan.profile["disclose"], self._erasures):
                     member.write(canonical(line) + b"\n")
 
     def _write_artifacts(self) -> None:

@@ -21,7 +21,7 @@ PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 NAME: Final = "manifest.json"
 
 
-def statement(plan: Plan, members: Sequence[Member], choice: Choice, keys: int) -> JsonObject:
+def statement(plan: Plan, members: Sequence[Member], choice: Choice, keys: int, accounted: int) -> JsonObject:
     """The statement about these members."""
     return {
         "_type": STATEMENT,
@@ -41,6 +41,7 @@ def statement(plan: Plan, members: Sequence[Member], choice: Choice, keys: int) 
             "profile": plan.profile,
             "checkpoint": {"size": plan.checkpoint_size, "root": base64.b64encode(root_of(plan)).decode()},
             "counts": counts(choice, keys),
+            "accounted_after": accounted,
             "withheld": choice.withheld,
             "fences": {"before": choice.before, "after": choice.after},
             "index": plan.index,

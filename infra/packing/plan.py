@@ -46,6 +46,8 @@ class Plan:
     """By authority: the DER of its answer, base64."""
     service_key: str
     """Id of the key that will sign the manifest: the one that was in force at the checkpoint."""
+    erasures: int = 0
+    """How many erasures the tenant had seen, all of them certified at positions up to the checkpoint."""
     index: JsonObject | None = None
 
     @property

@@ -14,6 +14,7 @@ from domain.exports import IndexCommitted
 from domain.kernel import Event, JsonObject, Recorded, timestamp
 from domain.keys import KEY_STREAM, SYSTEM_TENANT
 from infra.ledger import Ledger
+from infra.packing.erased import erased_in
 from infra.packing.plan import BuildFailed, Plan
 from infra.packing.process import APART_EVENTS, Job, Told, run
 from infra.topic_index import Absent, IndexRoot, Standing, TopicIndex
@@ -21,6 +22,8 @@ from infra.verifier.topics import RULES, topics_of_selection
 
 WITNESS_SECONDS: Final = 20.0
 """How long a pack waits for witnesses to cosign what it holds; without them it is written all the same, and verifying it says so."""
+ERASURE_SECONDS: Final = 60.0
+"""How long a pack waits for an erasure under way to be certified."""
 ATTEMPTS: Final = 3
 _POLL_SECONDS: Final = 0.2
 _TICK: Final = timedelta(microseconds=1)
@@ -66,7 +69,8 @@ class Planner:
             # Whoever shares a ledger with others gets everything as a selection: positions of others prove nothing to them.
             index = await self._index(tenant, at_least if end is None else end, selection, told)
             at_least = index["position"]
-        size = await self._checkpoint(at_least)
+        erasures, certified_at = await self._certified(tenant)
+        size = await self._checkpoint(max(at_least, certified_at))
         horizon = size if index is None else index["size"]
         until = max(after, horizon if end is None else min(end, horizon))
         note = await self._ledger.store.note(size)
@@ -94,8 +98,24 @@ class Planner:
             checkpoint=b"".join([note, *await self._ledger.store.cosignatures(size)]).decode(),
             timestamps={stamp.authority: base64.b64encode(stamp.token).decode() for stamp in stamps},
             service_key=self._ledger.sealer.signers.service.key_id,
+            erasures=erasures,
             index=index,
         )
+
+    async def erasures(self, tenant: str) -> int:
+        """How many erasures a tenant has seen, done or under way."""
+        return len(await asyncio.to_thread(erased_in, self._dsn, tenant))
+
+    async def _certified(self, tenant: str) -> tuple[int, int]:
+        """(how many erasures, the last certificate's position), once all of them are certified. Raises BuildFailed."""
+        deadline = asyncio.get_running_loop().time() + ERASURE_SECONDS
+        while True:
+            found = await asyncio.to_thread(erased_in, self._dsn, tenant)
+            if all(one.certificate for one in found):
+                return len(found), max((one.certificate or 0 for one in found), default=0)
+            if asyncio.get_running_loop().time() >= deadline:
+                raise BuildFailed("erasure_under_way", "Somebody is being erased: ask for it again once that is certified.")
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def commit_index(self, tenant: str, told: Told) -> Committed:
         """Commits the index of all that there is. Raises BuildFailed."""

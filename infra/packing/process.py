@@ -7,7 +7,6 @@ last line: what came of it. When the one who waits for that is gone it ends as w
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import fcntl
 import os
@@ -15,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,10 +22,12 @@ from typing import Any, Final, Literal
 import orjson
 
 from domain.kernel import JsonObject
-from infra.blobs import BlobMissing, BlobStore, BlobsUnavailable, BlobTampered, LocalBlobs
+from infra.blobs import BlobMissing, BlobsUnavailable, BlobTampered
+from infra.key_encryption import KeyEncryptionKeys
 from infra.packing.building import Outside, Progress, build
+from infra.packing.disclosing import VaultPlace
 from infra.packing.plan import BuildFailed
-from infra.s3_blobs import S3Blobs
+from infra.s3_blobs import opened_blobs
 from infra.settings import S3Place
 from infra.topic_index import TopicIndex
 
@@ -50,8 +51,10 @@ class Job:
     task: Literal["build", "index"]
     dsn: str
     folder: str = ""
-    vault_key: str = ""
-    """base64"""
+    keys_dir: str = ""
+    """Where the key-encryption keys lie."""
+    vault_keys_url: str = ""
+    """The database that has the vault's keys, when it is another than the ledger's."""
     blobs_dir: str = ""
     s3: JsonObject | None = None
     tenant: str = ""
@@ -121,14 +124,15 @@ def _build(job: Job, telling: Progress) -> JsonObject:
     with (folder / "lock").open("w") as lock:
         # Whoever built here before may not have noticed yet that nobody waits for it any more.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        outside = Outside(job.dsn, base64.b64decode(job.vault_key), lambda sha256, aside: _artifact(job, sha256, aside))
+        vault = VaultPlace(KeyEncryptionKeys(Path(job.keys_dir)), job.vault_keys_url or job.dsn)
+        outside = Outside(job.dsn, vault, lambda sha256, aside: _artifact(job, sha256, aside))
         packed = build(folder, outside, telling)
     return {**packed, "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def _artifact(job: Job, sha256: str, aside: Path) -> None:
     async def fetch() -> None:
-        async with _opened(job) as blobs:
+        async with opened_blobs(S3Place(**job.s3) if job.s3 else None, Path(job.blobs_dir)) as blobs:
             with aside.open("wb") as file:
                 async for piece in await blobs.read(sha256):
                     file.write(piece)
@@ -137,18 +141,6 @@ def _artifact(job: Job, sha256: str, aside: Path) -> None:
         asyncio.run(fetch())
     except (BlobMissing, BlobTampered, BlobsUnavailable) as error:
         raise BuildFailed("artifact_lost", f"Artifact {sha256} cannot be packed: {error}") from error
-
-
-@contextlib.asynccontextmanager
-async def _opened(job: Job) -> AsyncIterator[BlobStore]:
-    if job.s3 is None:
-        yield LocalBlobs(Path(job.blobs_dir))
-        return
-    blobs = S3Blobs(S3Place(**job.s3), Path(job.blobs_dir))
-    try:
-        yield blobs
-    finally:
-        await blobs.close()
 
 
 def _index(job: Job, telling: Progress) -> JsonObject:

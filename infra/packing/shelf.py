@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -17,6 +18,7 @@ from infra.packing.manifest import NAME, sealed
 from infra.packing.pack_file import PACK, PackFile
 
 _REMEMBERED: Final = 1_000
+_GONE: Final = ".gone"
 _Seen = tuple[int, int, int, int]
 """What of a file changes with its bytes, whatever somebody sets its times to: inode, size, and both times."""
 
@@ -41,6 +43,13 @@ class Shelf:
         """Throws an unfinished pack away."""
         shutil.rmtree(folder, ignore_errors=True)
 
+    def destroy(self, folder: Path) -> None:
+        """Throws it away while somebody may still write to it: under its name there is nothing any more, so what they begin fails."""
+        with suppress(FileNotFoundError):
+            folder.rename(folder.with_name(f"{folder.name}{_GONE}"))
+        for gone in self._folder.glob(f"*{_GONE}"):
+            shutil.rmtree(gone)
+
     def finish(self, folder: Path, signer: EventSigner) -> tuple[str, int, str]:
         """Signs the manifest of what was just built, and puts the pack on the shelf: its SHA-256, its bytes, and the manifest's SHA-256.
 
@@ -56,6 +65,10 @@ class Shelf:
         (folder / PACK).replace(self._path(sha256))
         sync_folder(self._folder)
         return sha256, size, hashlib.sha256(content).hexdigest()
+
+    def has(self, sha256: str) -> bool:
+        """Whether something lies on the shelf under this name, whatever it is by now."""
+        return self._path(sha256).exists()
 
     def remove(self, sha256: str) -> None:
         """Takes a pack off the shelf."""

@@ -71,6 +71,8 @@ class Findings:
     """(position, entry)"""
     digests: dict[int, list[str]] = field(default_factory=dict)
     """Of withheld fields, by position."""
+    named: dict[int, list[str]] = field(default_factory=dict)
+    """What the data of those events names in its own members: the subject of each field is among it."""
     topics: dict[str, list[int]] = field(default_factory=dict)
     bodies: dict[int, Body] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -221,6 +223,7 @@ class _Checker:
         member: Body = json.loads(body)
         if member["_sd"]:
             findings.digests[position] = member["_sd"]
+            findings.named[position] = [value for value in member["data"].values() if type(value) is str]
         if position in asked.wanted:
             findings.bodies[position] = member
         for topic in asked.topics & topics_of(member) if asked.topics else ():

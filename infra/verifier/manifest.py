@@ -40,6 +40,7 @@ _SHAPE: Final = {
     "profile": {"name": str, "disclose": [str], "withhold_types": [str]},
     "checkpoint": {"size": int, "root": str},
     "counts": {"entries": int, "keys": int, "withheld_entries": int, "other_jurisdiction": int, "outside_period": int},
+    "accounted_after": (int, None),
     "withheld": [int],
     "fences": {"before": (int, None), "after": (int, None)},
     "index": (None, {"position": int, "size": int, "topics_count": int, "topics": [(_STANDING, _ABSENT)]}),
@@ -93,6 +94,8 @@ def read_manifest(document: bytes) -> Manifest:
         raise Bad("manifest", "it is not a statement with one signature")
     if (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE):
         raise Bad("manifest", f"it is a statement of another type: {statement['predicateType']!r}")
+    if type(statement["predicate"]) is dict:
+        statement["predicate"].setdefault("accounted_after", None)  # packs of before decoys were kept say nothing of it
     if not _fits(statement["subject"], [{"digest": {"sha256": str}, "name": str}]) or not _fits(statement["predicate"], _SHAPE):
         raise Bad("manifest", f"its members are not those of {PACK_FORMAT}")
     subjects = {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}

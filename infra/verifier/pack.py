@@ -15,7 +15,7 @@ from infra.verifier.checking import Findings, StreamKey, Told, shown
 from infra.verifier.checkpoints import check_cosignatures, encoded, read_checkpoint, warn_of_root, whose_word
 from infra.verifier.completeness import MISSING, Finding, Included, Topics, all_of, ends, selection_of, withheld_fences
 from infra.verifier.events import Bad, Body, read_place
-from infra.verifier.fields import check_fields
+from infra.verifier.fields import Fields, check_fields
 from infra.verifier.keys import KeyRing
 from infra.verifier.log import Log
 from infra.verifier.manifest import MANIFEST, Manifest, read_manifest, require_signed
@@ -33,6 +33,7 @@ LINE_BYTES: Final = 1 << 17
 KEYS: Final = "keys.tsv"
 COMMITTED: Final = "index/committed.tsv"
 FIELDS: Final = "disclosures.jsonl"
+CERTIFICATES: Final = "certificates.tsv"
 CHECKPOINT: Final = "log/checkpoint"
 TILES: Final = "log/tile/"
 _SECTIONS: Final = tuple(
@@ -46,6 +47,7 @@ _SECTIONS: Final = tuple(
         r"entries/[0-9]{6}\.tsv",
         r"index/committed\.tsv",
         r"index/topics/[0-9]{6}\.tsv",
+        r"certificates\.tsv",
         r"disclosures\.jsonl",
         r"artifacts/[0-9a-f]{64}",
         r"views/.+",
@@ -91,6 +93,7 @@ class _Pack:
         self._tree = TileTree(0, lambda *_place: b"")
         self._bodies: dict[int, Body] = {}
         self._digests: dict[int, list[str]] = {}
+        self._named: dict[int, list[str]] = {}
         self._topics: dict[str, list[int]] = {}
         self._logs: list[Log] = []
         self._leaves: dict[int, bytes] = {}
@@ -180,7 +183,7 @@ class _Pack:
             self._leaves = topics.leaves
         entries = self._take_entries(ledger, manifest, topics, keys)
         self._check_complete(manifest, topics, keys, entries)
-        self._check_fields(size)
+        self._check_fields(ledger, manifest)
         if any(name.startswith("log/timestamps/") for name in self._archive.members):
             result.warnings.append("Timestamps (RFC 3161) are not checked by this program: `openssl ts -verify` does that.")
 
@@ -290,6 +293,7 @@ class _Pack:
         """What is asked of every event of a pack: that it is at its place in the tree."""
         self._bodies |= findings.bodies
         self._digests |= findings.digests
+        self._named |= findings.named
         for topic, positions in findings.topics.items():
             self._topics.setdefault(topic, []).extend(positions)
         for position, leaf in zip(findings.positions, findings.leaves, strict=True):
@@ -376,8 +380,21 @@ class _Pack:
                 for lines in self._lines(name) if name.startswith("entries/") else ():
                     yield from lines.read()
 
-    def _check_fields(self, size: int) -> None:
+    def _check_fields(self, ledger: str, manifest: Manifest) -> None:
         if not self._full:
             return
-        for problem in check_fields(self._archive.pieces(FIELDS), FIELDS, self._digests, size, self.result.fields):
+        predicate = manifest.predicate
+        certificates = self._take_certificates(ledger)
+        fields = Fields(predicate["tenant"], self._digests, self._named, certificates, predicate["accounted_after"])
+        for problem in check_fields(self._archive.pieces(FIELDS), FIELDS, fields, self.result.fields):
             self.result.add(problem)
+
+    def _take_certificates(self, ledger: str) -> dict[int, Body]:
+        """The certificates of erasure, each at its place in the tree."""
+        if CERTIFICATES not in self._archive.members:
+            return {}
+        sources = self._lines(CERTIFICATES)
+        positions = frozenset(position for source in sources for position, _ in source.read())
+        log = self._log(Told(ledger, self._ring.keys, whole=False, wanted=positions))
+        log.take(sources, self._found)
+        return {position: self._bodies[position] for position in positions if position in self._bodies}

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 MAX_PROBLEMS: Final = 100
+FIELD_STATES: Final = ("open", "withheld", "erased", "missing", "decoy", "untold")
+"""Shown; kept back; gone, with a certificate; gone without; nobody's; and of before decoys were kept: a decoy, or gone."""
 NO_WITNESS: Final = (
     "No witness that you trust cosigned this checkpoint: whoever owns the database could have cut off the end of the ledger back to an "
     "older checkpoint, and whoever also holds the log key could show you another ledger, without this verification noticing. "
@@ -66,7 +68,8 @@ class Result:
     root: str = ""
     """Of the checkpoint: how many events it signs, and their root hash in base64."""
     cosigned: list[Cosigned] = field(default_factory=list)
-    fields: dict[str, int] = field(default_factory=lambda: {"open": 0, "withheld": 0, "erased": 0, "missing": 0})
+    fields: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FIELD_STATES, 0))
+    """Personal fields by what became of them."""
     disputed: list[int] = field(default_factory=list)
     root_key: str = ""
     problems: list[Problem] = field(default_factory=list)
@@ -116,7 +119,7 @@ class Result:
         if self.request_signatures:
             lines.append(f"  requests   {self.request_signatures} signed by whoever asked, with a key of their own")
         if self.what == "pack" and self.mode == "full":
-            lines.append("  fields     " + ", ".join(f"{name} {self.fields[name]}" for name in ("open", "withheld", "erased")))
+            lines.append("  fields     " + ", ".join(f"{name} {self.fields[name]}" for name in _told_states(self.fields)))
         if self.disputed:
             lines.append(f"  disputed   {_count(len(self.disputed), 'event')} by a key in other hands by then: {_some(self.disputed)}")
         if self.mode == "tree":
@@ -136,6 +139,11 @@ class Result:
             *(f"  {problem}" for problem in self.problems),
             *([f"  and {self.untold} more"] if self.untold else []),
         ]
+
+
+def _told_states(fields: dict[str, int]) -> list[str]:
+    """The four states always; what is nobody's, or cannot be told, when there is some."""
+    return [state for number, state in enumerate(FIELD_STATES) if number < 4 or fields[state]]
 
 
 def _count(number: int, noun: str) -> str:

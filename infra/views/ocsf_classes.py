@@ -80,6 +80,9 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "approvals.approval_voided": _DEACTIVATED,
         "approvals.approval_withdrawn": _DEACTIVATED,
         "approvals.approval_used": _DEACTIVATED,
+        "archive.sealing_requested": _CREATED,
+        "archive.segment_sealed": _CREATED,
+        "archive.sealing_failed": Kind(ENTITY, OTHER, 3),
         "budgets.budget_opened": _CREATED,
         "budgets.budget_funded": _UPDATED,
         "budgets.funds_reserved": _UPDATED,
@@ -115,6 +118,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "exports.export_cancelled": _DEACTIVATED,
         # A copy left the house.
         "exports.pack_downloaded": Kind(ENTITY, OTHER, 2),
+        "exports.pack_withdrawn": _DEACTIVATED,
         "exports.profile_defined": _UPDATED,
         "exports.index_committed": _UPDATED,
         "keys.key_added": _CREATED,
@@ -134,6 +138,15 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "policies.policies_rolled_back": _UPDATED,
         "policies.policy_superseded": _DEACTIVATED,
         "policies.policy_retired": _DEACTIVATED,
+        "subjects.subject_described": _CREATED,
+        "subjects.artifact_attached": _UPDATED,
+        "subjects.artifact_detached": _UPDATED,
+        "subjects.subject_erased": Kind(ENTITY, 4),
+        "subjects.subject_reopened": _ACTIVATED,
+        "subjects.hold_placed": _CREATED,
+        "subjects.hold_released": _DEACTIVATED,
+        "subjects.retention_rule_set": _UPDATED,
+        "subjects.retention_rule_lifted": _UPDATED,
     }
 )
 """All others, and whatever comes in later, are DEFAULT; actions are API Activity, and notices of anomalies Detection Findings."""

@@ -60,6 +60,23 @@ LINES = {
     "RemoveWebhook": "webhooks remove siem",
     "CancelExport": "exports cancel exp-1 --comment 'Nobody needs it'",
     "DefineProfile": "exports define-profile ecb-onsite --disclose contact --withhold access.actor_registered",
+    "DescribeSubject": "subjects describe cus-1 --jurisdiction EU --kind customer",
+    "AttachArtifact": f"subjects attach cus-1 {'0' * 64} --purpose marketing",
+    "DetachArtifact": f"subjects detach cus-1 {'0' * 64}",
+    "EraseSubject": "subjects erase cus-1 --purpose marketing --ground objection --note 'By letter'",
+    "CancelErasure": "subjects cancel-erasure cus-1 --because 'She stays'",
+    "ReopenSubject": "subjects reopen cus-1 --because 'She is back'",
+    "PlaceHold": "holds place m-1 --matter '3 Cg 17/26k' --because Claim --subject cus-1 --until 2027-03-03T14:00:00Z",
+    "ReleaseHold": "holds release m-1 --because Settled",
+    "SetRetentionRule": "retention set EU marketing P730D",
+    "LiftRetentionRule": "retention lift EU marketing",
+    "GrantUnmasking": "vault grant usr-ana --purpose governance --subject cus-1 --field display_name --hours 4 --because 'Ticket 17'",
+    "DiscloseValues": "vault disclose cus-1 --purpose governance --grant grt-1 --because 'Ticket 17'",
+    "RotateKeyEncryptionKey": "vault rotate-key",
+    "RevokeUnmasking": "vault revoke grt-1 --because 'No longer needed'",
+    "DropReplay": "replays drop june --comment 'The audit is over'",
+    "SaveAuditQuery": "queries save refused --title Refusals --sql 'SELECT 1' --parameter 'since=From then on'",
+    "RetireAuditQuery": "queries retire refused",
     "RevokeKey": f"keys revoke {'0' * 64} --because lost --compromised-since 17",
     "ReplayDeadLetter": "dead-letters replay 5c1f",
     "DiscardDeadLetter": "dead-letters discard 5c1f --because 'Released by hand'",
@@ -67,11 +84,13 @@ LINES = {
 }
 BESIDE_A_ROUTE = set(
     (
-        "AddKey AddWebhook AdoptDefaults CommitIndex CompensateSaga EndSaga FailExport FailStep FinishStep IssueApiKey ParkStep "
-        "RecordDeadLetter RecordDownload RecordImpact RecordTest RegisterArtifact RequestAction RequestExport RollBackDataset "
-        "RollBackPipeline RollBackPolicies RollBackSettings RotateKey SealExport SealPack SettleReplay StartSaga TimeOutSaga"
+        "AddKey AddWebhook AdoptDefaults BeginBackup BeginErasure CertifyErasure CommitIndex CompensateSaga EndSaga FailExport "
+        "FailSealing FailStep FinishStep IssueApiKey ParkStep RecordBackup RecordDeadLetter RecordDownload RecordImpact "
+        "RecordRestore RecordSegment RecordTest RegisterArtifact RequestAction RequestExport RollBackDataset RollBackPipeline "
+        "RollBackPolicies RollBackSettings RotateKey RecordRewrap SealExport SealPack SealSegments SettleReplay StartSaga TimeOutSaga "
+        "WithdrawPack RequestReplay FinishReplay FailReplay HandOutLogin RecordQuery"
     ).split()
 )
 """The server completes these, or asks them itself: with the bytes it was sent, the pack it writes, the secret it makes, or what it
 knows of the rest. Keys are signed here, for the ledger that the server says it keeps (tests/test_request_signing.py); whoever asks for
-an export waits for it (tests/test_export_command.py)."""
+an export waits for it (tests/test_export_command.py), as does whoever has the ledger sealed (tests/test_archive.py)."""

@@ -98,7 +98,7 @@ class Tenant:
         """From now on, or from a position on, these react, whatever reacted under their names before."""
         position = self.ledger.head.size if since is None else since
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS streams.positions")
+            connection.execute("DELETE FROM streams.positions")
         await place_reactions(self.dsn, [*reactions, *more.get("sagas", ())], position)
         async with reacting(self.dsn, self.ledger, path or self.path, *reactions, **more) as reads:
             yield reads

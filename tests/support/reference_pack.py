@@ -106,10 +106,13 @@ def selection(log: ByHand, committed: int, topics: tuple[list[str], list[str]], 
     for number, positions in enumerate(rows.values()):
         lines = (f"{position}\t{log.leaves[position - 1].hex()}\n" for position in positions)
         pack.members[f"index/topics/{number:06d}.tsv"] = "".join(lines).encode()
+    if said.get("certificates"):
+        pack.lines("certificates.tsv", said["certificates"])
     pack.members["disclosures.jsonl"] = b"".join(canonical(line) + b"\n" for line in said.get("fields", ()))
     shown = [index.standing(topic) for topic in rows]
     pack.predicate = _predicate(pack, said.get("selection", {}), span) | {
         "scope": "selection",
+        **({"accounted_after": said["accounted_after"]} if "accounted_after" in said else {}),
         "withheld": kept_back,
         "fences": {"before": before[0] if before else None, "after": later[0] if later else None},
         "index": {"position": committed, "size": size, "topics_count": len(index.topics), "topics": shown},

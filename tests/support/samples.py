@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 from domain import (
     access,
     actions,
     agents,
     approvals,
+    archive,
+    backups,
     budgets,
     catalog,
     evidence,
@@ -20,9 +23,12 @@ from domain import (
     pipelines,
     policies,
     reactions,
+    replays,
+    vault,
 )
 from domain.kernel import Event, JsonObject
 from domain.values import ActorKind, Role
+from tests.support.subject_samples import subject_samples
 
 AT = datetime(2026, 3, 3, 14, 0, tzinfo=UTC)
 LATER = datetime(2026, 3, 10, 14, 0, tzinfo=UTC)
@@ -263,6 +269,22 @@ def _catalog_rolled_back(settings: catalog.DatasetSettings) -> Iterator[Event]:
     )
 
 
+def _archive() -> Iterator[Event]:
+    yield archive.SealingRequested(until=65_536)
+    yield archive.SegmentSealed(
+        segment_id="000000000001-000000065536",
+        first=1,
+        last=65_536,
+        manifest_sha256=SHA,
+        parquet_sha256=SHA,
+        parquet_bytes=14_726_701,
+        tiles_sha256=SHA,
+        root=SHA,
+        checkpoint_size=65_540,
+    )
+    yield archive.SealingFailed(first=65_537, code="disk_refused", reason="Auf der Platte ist kein Platz mehr")
+
+
 def _exports() -> Iterator[Event]:
     selection = exports.Selection(
         datasets=(CUSTOMERS,),
@@ -300,6 +322,7 @@ def _exports() -> Iterator[Event]:
     yield exports.ExportFailed(export_id="exp-1f2e3d4c", code="artifact_lost", reason="Ein Nachweis fehlt")
     yield exports.ExportCancelled(export_id="exp-1f2e3d4c", comment="The wrong quarter")
     yield exports.PackDownloaded(export_id="exp-1f2e3d4c", sha256=SHA, downloaded_by="usr-ana", first_byte=0, last_byte=141_694_121)
+    yield exports.PackWithdrawn(export_id="exp-1f2e3d4c", sha256=SHA, subject_id="cus-7f3a", ordered_position=4_711)
     yield exports.ProfileDefined(profile=profile)
     yield exports.IndexCommitted(size=10_232, topics=311, root=SHA, rules=1, keys_version=3, keys_leaf=SHA)
 
@@ -467,6 +490,42 @@ def _policies() -> Iterator[Event]:
     )
 
 
+def _backups() -> Iterator[Event]:
+    whole: dict[str, Any] = {"backup_id": "backup-5f0c1d2e3a4b", "size": 4_711, "root": SHA, "sha256": SHA}
+    yield backups.BackupBegun(backup_id="backup-5f0c1d2e3a4b")
+    yield backups.BackupTaken(**whole, size_bytes=1_234_567, artifacts=12, keys=True)
+    yield backups.LedgerRestored(**whole, erasures=2)
+
+
+def _vault() -> Iterator[Event]:
+    grant: dict[str, Any] = {"grant_id": "grt-1", "purposes": ("governance",), "subject_id": "cus-1", "reason": "Ticket 17"}
+    yield vault.UnmaskingGranted(**grant, actor_id="usr-ana", fields=("display_name",), until=AT)
+    yield vault.UnmaskingRevoked(grant_id="grt-1", reason="No longer needed")
+    shown = (vault.ShownField(position=17, name="display_name"),)
+    yield vault.ValuesDisclosed(**grant, disclosure_id="dsc-1", fields=shown, disclosed_to="usr-ana")
+    yield vault.KeyEncryptionKeyRotated(kek="0123456789abcdef", previous="fedcba9876543210")
+    yield vault.VaultKeysRewrapped(kek="0123456789abcdef", keys=1_234, webhook_secrets=2, damaged=1)
+
+
+def _replays() -> Iterator[Event]:
+    yield replays.ReplayRequested(replay_id="june", position=4_711, contexts=("catalog", "budgets"))
+    table = replays.TableBuilt(context="catalog", table="datasets", rows=311, digest=SHA)
+    role = "aureus_replay_june_1f2e3d4c"
+    yield replays.ReplayBuilt(
+        replay_id="june", position=4_711, schema_prefix="june", role=role, events=4_711, tables=(table,), differing=("budgets",)
+    )
+    yield replays.ReplayFailed(replay_id="june", code="role_not_possible", reason="Der Benutzer darf keine Rolle anlegen")
+    yield replays.ReplayDropped(replay_id="june", comment="The audit is over")
+    yield replays.LoginHandedOut(replay_id="june", role=role, handed_to="usr-ana")
+    yield replays.QueryRun(replay_id="june", run_by="usr-ana", query_id="who-approved-what", sql_sha256=SHA, rows=0, sqlstate="57014")
+    since = replays.Parameter(name="since", description="From then on", default="2026-04-01")
+    query = replays.SavedQuery(
+        query_id="refused", title="Was abgelehnt wurde", sql="SELECT * FROM events WHERE at >= $1", parameters=(since,)
+    )
+    yield replays.AuditQuerySaved(query=query)
+    yield replays.AuditQueryRetired(query_id="refused")
+
+
 def samples() -> dict[str, Event]:
     """One sample of every event, by name, with every field filled in."""
     built = (
@@ -476,11 +535,16 @@ def samples() -> dict[str, Event]:
         *_approvals(),
         *_budgets(),
         *_catalog(),
+        *_archive(),
+        *_backups(),
         *_exports(),
+        *subject_samples(),
         *_notifications(),
         *_pipelines(),
         *_policies(),
         *_reactions(),
+        *_replays(),
+        *_vault(),
         *_others(),
     )
     return {event.event_name: event for event in built}

@@ -1,0 +1,127 @@
+"""Subjects: what may be asked of them, of the holds on them, and of how long their values are kept."""
+
+from typing import Any, Final
+
+from commands.subjects.holds import decide_holds, decide_retention
+from commands.subjects.intents import (
+    ADMINS,
+    ERASERS,
+    HOLDERS,
+    HOLDS,
+    STEWARDS,
+    AttachArtifact,
+    BeginErasure,
+    CancelErasure,
+    CertifyErasure,
+    DescribeSubject,
+    DetachArtifact,
+    EraseSubject,
+    HoldCommand,
+    LiftRetentionRule,
+    PlaceHold,
+    ReleaseHold,
+    ReopenSubject,
+    RetentionCommand,
+    SetRetentionRule,
+    SubjectCommand,
+)
+from commands.subjects.rules import decide, facts
+from domain.kernel import Decider
+from domain.subjects import (
+    ArtifactAttached,
+    ArtifactDetached,
+    ErasureBegun,
+    ErasureCancelled,
+    ErasureOrdered,
+    HoldEvent,
+    HoldPlaced,
+    HoldReleased,
+    Holds,
+    Retention,
+    RetentionEvent,
+    RetentionRuleLifted,
+    RetentionRuleSet,
+    Subject,
+    SubjectDescribed,
+    SubjectErased,
+    SubjectEvent,
+    SubjectReopened,
+    evolve,
+    evolve_holds,
+    evolve_retention,
+)
+
+__all__ = [
+    "ADMINS",
+    "DECIDERS",
+    "ERASERS",
+    "HOLDERS",
+    "HOLDS",
+    "HOLD_REGISTER",
+    "RETENTION",
+    "STEWARDS",
+    "SUBJECTS",
+    "AttachArtifact",
+    "BeginErasure",
+    "CancelErasure",
+    "CertifyErasure",
+    "DescribeSubject",
+    "DetachArtifact",
+    "EraseSubject",
+    "LiftRetentionRule",
+    "PlaceHold",
+    "ReleaseHold",
+    "ReopenSubject",
+    "SetRetentionRule",
+]
+
+SUBJECTS: Final[Decider[Subject, SubjectCommand, SubjectEvent]] = Decider(
+    context="subjects",
+    category="subject",
+    initial=Subject(),
+    evolve=evolve,
+    decide=decide,
+    commands=(
+        DescribeSubject,
+        AttachArtifact,
+        DetachArtifact,
+        EraseSubject,
+        CancelErasure,
+        BeginErasure,
+        CertifyErasure,
+        ReopenSubject,
+    ),
+    events=(
+        SubjectDescribed,
+        ArtifactAttached,
+        ArtifactDetached,
+        ErasureOrdered,
+        ErasureCancelled,
+        ErasureBegun,
+        SubjectErased,
+        SubjectReopened,
+    ),
+    entity=lambda command: command.subject_id,
+    facts=facts,
+)
+HOLD_REGISTER: Final[Decider[Holds, HoldCommand, HoldEvent]] = Decider(
+    context="subjects",
+    category="holds",
+    initial=Holds(),
+    evolve=evolve_holds,
+    decide=decide_holds,
+    commands=(PlaceHold, ReleaseHold),
+    events=(HoldPlaced, HoldReleased),
+    entity=lambda _command: "active",
+)
+RETENTION: Final[Decider[Retention, RetentionCommand, RetentionEvent]] = Decider(
+    context="subjects",
+    category="retention",
+    initial=Retention(),
+    evolve=evolve_retention,
+    decide=decide_retention,
+    commands=(SetRetentionRule, LiftRetentionRule),
+    events=(RetentionRuleSet, RetentionRuleLifted),
+    entity=lambda command: command.jurisdiction.value,
+)
+DECIDERS: Final[tuple[Decider[Any, Any, Any], ...]] = (SUBJECTS, HOLD_REGISTER, RETENTION)
