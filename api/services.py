@@ -186,12 +186,12 @@ async def _open_ledger(settings: Settings, stack: AsyncExitStack) -> tuple[str, 
 def _work(services: Services, stack: AsyncExitStack) -> None:
     """What goes on in the background: packs, archive segments, erasures, replays, and keys that are wrapped again."""
     settings, shelf, reads = services.settings, services.shelf, services.reads
-    ledger, dsn, path = services.ledger, services.dsn, services.path
+    ledger, dsn, path, progress = services.ledger, services.dsn, services.path, services.progress
     work = {
-        "exports": Exporter(ledger, dsn, path, reads, shelf, services.witnessing, Outside(settings)).run(),
-        "archive": Archivist(ledger, dsn, path, services.tiles, services.proofs, services.blobs, settings).run(),
-        "erasures": Eraser(ledger, dsn, path, reads, shelf, services.blobs).run(),
-        "replays": Replayer(dsn, path, reads, services.scratch, services.projections).run(),
+        "exports": Exporter(ledger, dsn, path, reads, progress, shelf, services.witnessing, Outside(settings)).run(),
+        "archive": Archivist(ledger, dsn, path, progress, services.tiles, services.proofs, services.blobs, settings).run(),
+        "erasures": Eraser(ledger, dsn, path, reads, progress, shelf, services.blobs).run(),
+        "replays": Replayer(dsn, path, reads, progress, services.scratch, services.projections).run(),
         "vault": Rewrapper(dsn, path, services.vault, services.webhooks).run(),
     }
     for name, running in work.items():

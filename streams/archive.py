@@ -31,6 +31,7 @@ from infra.proofs import Proofs
 from infra.settings import Settings
 from infra.tiles import Tiles
 from streams.leading import Connection, lead
+from streams.progress import Progress
 from streams.reactions import asker
 
 ARCHIVE_LOCK: Final = 7_283_672
@@ -43,10 +44,18 @@ class Archivist:
     """Runs until cancelled."""
 
     def __init__(
-        self, ledger: Ledger, dsn: str, path: CommandPath, tiles: Tiles, proofs: Proofs, blobs: BlobStore, settings: Settings
+        self,
+        ledger: Ledger,
+        dsn: str,
+        path: CommandPath,
+        progress: Progress,
+        tiles: Tiles,
+        proofs: Proofs,
+        blobs: BlobStore,
+        settings: Settings,
     ) -> None:
         self._ledger, self._dsn, self._path, self._blobs, self._settings = ledger, dsn, path, blobs, settings
-        self._tiles, self._proofs = tiles, proofs
+        self._tiles, self._proofs, self._progress = tiles, proofs, progress
         self._archive, self._version = Archive(), 0
         self._gave_up = False
         """After a failure nothing is sealed by the clock until somebody has asked: the same would only fail again."""
@@ -62,7 +71,7 @@ class Archivist:
             if until > self._archive.sealed:
                 await self._seal(until)
             else:
-                await asyncio.sleep(IDLE_SECONDS)
+                await self._progress.rest(IDLE_SECONDS)
             await connection.execute("SELECT 1")  # leadership goes with the connection: this notices when it is lost
 
     async def _learn(self) -> None:

@@ -33,6 +33,7 @@ from projections.subjects import retention_rules, subjects
 from streams.asking import Reply, ask_of, ask_patiently, replayed
 from streams.leading import Connection, lead
 from streams.packs_lock import packs_held
+from streams.progress import Progress
 from streams.reactions import Retries, asker
 
 ERASER_LOCK: Final = 7_283_670
@@ -68,10 +69,12 @@ class Ordered:
 class Eraser:
     """Runs until cancelled."""
 
-    def __init__(self, ledger: Ledger, dsn: str, path: CommandPath, reads: Reads, shelf: Shelf, blobs: BlobStore) -> None:
+    def __init__(
+        self, ledger: Ledger, dsn: str, path: CommandPath, reads: Reads, progress: Progress, shelf: Shelf, blobs: BlobStore
+    ) -> None:
         assert isinstance(ledger.store, PostgresStore), "what is erased lies in PostgreSQL"
         self._ledger, self._dsn, self._path, self._reads, self._shelf, self._blobs = ledger, dsn, path, reads, shelf, blobs
-        self._store = ledger.store
+        self._store, self._progress = ledger.store, progress
         self._traces = Traces(reads, self._store.pool, shelf)
         self._stuck: dict[tuple[str, str], tuple[float, float]] = {}
         """Until when those are left alone that could not go on, and for how many seconds that was."""
@@ -92,7 +95,7 @@ class Eraser:
                 await self._order_what_is_due()
                 look_at = asyncio.get_running_loop().time() + RETENTION_SECONDS
             await connection.execute("SELECT 1")  # leadership goes with the connection: this notices when it is lost
-            await asyncio.sleep(IDLE_SECONDS)
+            await self._progress.rest(IDLE_SECONDS)
 
     async def _see_to(self, connection: Connection, tenant: str, row: JsonObject) -> None:
         key, now = (tenant, row["subject_id"]), asyncio.get_running_loop().time()

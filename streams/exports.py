@@ -35,6 +35,7 @@ from infra.verifier.topics import RULES
 from projections.exports import exports
 from streams.leading import Connection, lead
 from streams.packs_lock import packs_held
+from streams.progress import Progress
 from streams.reactions import asker
 from streams.reactor import Rows
 
@@ -73,10 +74,18 @@ class Exporter:
     """Runs until cancelled."""
 
     def __init__(
-        self, ledger: Ledger, dsn: str, path: CommandPath, reads: Reads, shelf: Shelf, witnesses: Witnesses, outside: Outside
+        self,
+        ledger: Ledger,
+        dsn: str,
+        path: CommandPath,
+        reads: Reads,
+        progress: Progress,
+        shelf: Shelf,
+        witnesses: Witnesses,
+        outside: Outside,
     ) -> None:
         self._ledger, self._dsn, self._path, self._shelf, self._outside = ledger, dsn, path, shelf, outside
-        self._reads, self._rows = reads, Rows(reads)
+        self._reads, self._rows, self._progress = reads, Rows(reads), progress
         self._planner = Planner(ledger, dsn, witnesses, self._commit)
         self._deaths: dict[tuple[str, str], int] = {}
         self._refused: set[tuple[str, str]] = set()
@@ -98,7 +107,7 @@ class Exporter:
                 await self._commit_indexes()
                 due = asyncio.get_running_loop().time() + every_seconds
             await connection.execute("SELECT 1")  # leadership goes with the connection: this notices when it is lost
-            await asyncio.sleep(IDLE_SECONDS)
+            await self._progress.rest(IDLE_SECONDS)
 
     async def _requested(self) -> list[tuple[str, str]]:
         """(tenant, export id) of those that wait, the longest first."""

@@ -13,6 +13,7 @@ from infra.read_queries import Reads
 POLL_SECONDS: Final = 0.02
 """How often somebody who waits looks, where no runner of this process tells them."""
 LISTEN_SECONDS: Final = 0.5
+IDLE_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 0.25
 
 
@@ -49,6 +50,16 @@ class Progress:
         except TimeoutError:
             return False
         return True
+
+    async def rest(self, least_seconds: float) -> None:
+        """For whoever looks again and again: so long, and on until something moves - but not for ever, for some of it is due by the clock.
+
+        Where nobody tells, it is only so long.
+        """
+        seen = self.position
+        await asyncio.sleep(least_seconds)
+        if self.told:
+            await self.wait_for(seen + 1, IDLE_SECONDS)
 
     async def beyond(self, position: int) -> int:
         """Waits until the read models have passed `position`, and says how far they are."""

@@ -26,6 +26,7 @@ from infra.tasks import ended
 from projections.engine import Projection, ProjectionError
 from projections.replays import replays
 from streams.leading import Connection, lead
+from streams.progress import Progress
 from streams.reactions import asker
 from streams.reactor import Rows
 
@@ -38,9 +39,11 @@ _log = logging.getLogger("aureus.replays")
 class Replayer:
     """Runs until cancelled."""
 
-    def __init__(self, dsn: str, path: CommandPath, reads: Reads, scratch: Scratch, projections: tuple[Projection, ...]) -> None:
+    def __init__(
+        self, dsn: str, path: CommandPath, reads: Reads, progress: Progress, scratch: Scratch, projections: tuple[Projection, ...]
+    ) -> None:
         self._dsn, self._path, self._reads, self._scratch = dsn, path, reads, scratch
-        self._rows, self._projections = Rows(reads), projections
+        self._rows, self._projections, self._progress = Rows(reads), projections, progress
         self._failures: dict[tuple[str, str], int] = {}
 
     async def run(self) -> None:
@@ -56,7 +59,7 @@ class Replayer:
                 await self._round()
                 seen = position
             await connection.execute("SELECT 1")  # leadership goes with the connection: this notices when it is lost
-            await asyncio.sleep(IDLE_SECONDS)
+            await self._progress.rest(IDLE_SECONDS)
 
     async def _round(self) -> None:
         await self._scratch.reseal()
