@@ -98,7 +98,7 @@ def test_a_selection_that_leaves_nothing_out(tmp_path: Path) -> None:
     assert "Verified 11 events of aureus.example/by-hand: 11 signatures, all valid under keys valid at their positions" in said
     assert "nothing missing in the range" in said
     assert "range      positions 7 to 13: datasets orders; jurisdictions EU, from 2026-03-03T14:00:07" in said
-    assert "open 1, withheld 1, erased 1, missing 0, untold 1" in said
+    assert "open 1, withheld 1, erased 1, missing 0, decoy 0, untold 1" in said
     assert "No witness" in said
 
 

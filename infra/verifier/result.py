@@ -142,8 +142,8 @@ class Result:
 
 
 def _told_states(fields: dict[str, int]) -> list[str]:
-    """The four states always; what is nobody's, or cannot be told, when there is some."""
-    return [state for number, state in enumerate(FIELD_STATES) if number < 4 or fields[state]]
+    """All but what cannot be told, which is said only when there is some."""
+    return [state for state in FIELD_STATES if state != "untold" or fields[state]]
 
 
 def _count(number: int, noun: str) -> str:

@@ -32,7 +32,8 @@ VARYING: Final = re.compile(
     r"|\b[0-9a-f]{12,64}\b|[0-9A-Za-z+/]{43}="  # hashes
     r"|\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+Z)?"  # times
     r"|\b\d{3}\b(?![.,])|\d+(?= streams| decisions)"  # positions, and what is counted of the whole log; never an amount
-    r"|[\d,]+(?= bytes)|(?<=byte )\d+"
+    r"|[\d,]+(?= bytes)|(?<=byte )\d+"  # sizes and places
+    r"|(?<=decoy )\d+|\d+(?= checks? failed)"  # decoys, as many as chance would have, and those among what is found
 )
 
 REST: Final = "..."
