@@ -40,10 +40,7 @@ _MANY_AND_MUTE: Final = (UsageRecorded.event_name, DatasetRefreshed.event_name)
 _STREAMS: Final = """
     SELECT event.position, event.body, event.leaf
     FROM unnest(%(streams)s::text[]) AS wanted(stream)
-    CROSS JOIN LATERAL (
-        SELECT version FROM ledger.events
-        WHERE tenant = %(tenant)s AND stream = wanted.stream AND position <= %(position)s ORDER BY version DESC LIMIT 1
-    ) AS last
+    CROSS JOIN LATERAL (SELECT ledger.version_at(%(tenant)s, wanted.stream, %(position)s) AS version) AS last
     JOIN ledger.events AS event ON event.tenant = %(tenant)s AND event.stream = wanted.stream AND event.version <= last.version
     WHERE event.type <> ALL(%(mute)s) OR event.version = last.version
     ORDER BY event.stream, event.version

@@ -22,7 +22,6 @@ from projections.engine import Projection, ReadTable
 __all__ = ["MAX_LIMIT", "Found", "ListQuery", "Page", "Reads", "Where"]
 _DIALECT: Final = postgresql.psycopg.dialect()  # type: ignore[no-untyped-call]
 _POSITIONS: Final = sa.table("positions", sa.column("name"), sa.column("position"), schema="projections")
-_EVENTS: Final = sa.table("events", sa.column("tenant"), sa.column("stream"), sa.column("version"), sa.column("position"), schema="ledger")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +105,9 @@ class Reads:
             # What the reader could know: the stream's version at the position the read models had reached.
             projection: sa.ColumnElement[str] = sa.literal_column("'" + schema.removeprefix(f"{LIVE}_") + "'")
             reached = sa.select(_POSITIONS.c.position).where(_POSITIONS.c.name == projection).scalar_subquery()
-            latest = sa.select(_EVENTS.c.version).where(
-                _EVENTS.c.tenant == sa.bindparam("tenant"),
-                _EVENTS.c.stream == sa.bindparam("stream", type_=sa.Text),
-                _EVENTS.c.position <= (as_of if past else reached),
+            version = sa.func.ledger.version_at(
+                sa.bindparam("tenant", type_=sa.Text), sa.bindparam("stream", type_=sa.Text), as_of if past else reached
             )
-            version = latest.order_by(_EVENTS.c.version.desc()).limit(sa.literal_column("1")).scalar_subquery()
         tenant, row_id = sa.bindparam("tenant", type_=sa.Text), sa.bindparam("id", type_=sa.Text)
         if past:
             found = last_begun(table, "before", tenant, row_id, as_of).subquery("found")

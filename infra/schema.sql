@@ -82,6 +82,24 @@ BEGIN
     RETURN true;
 END $$;
 
+-- The version that a stream had at a position, null before its first event. Versions have no gaps and rise with positions, so halving
+-- finds it, however many came after.
+CREATE OR REPLACE FUNCTION ledger.version_at(of_tenant text, of_stream text, up_to bigint) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE low bigint := 0; high bigint; middle bigint; found bigint;
+BEGIN
+    SELECT version, position INTO high, found FROM ledger.events
+        WHERE tenant = of_tenant AND stream = of_stream ORDER BY version DESC LIMIT 1;
+    IF found <= up_to THEN
+        RETURN high;
+    END IF;
+    WHILE low < high LOOP
+        middle := (low + high + 1) / 2;
+        SELECT position INTO found FROM ledger.events WHERE tenant = of_tenant AND stream = of_stream AND version = middle;
+        IF found <= up_to THEN low := middle; ELSE high := middle - 1; END IF;
+    END LOOP;
+    RETURN nullif(low, 0);
+END $$;
+
 -- The last position recorded at or before a moment. Times never fall as positions rise, so halving finds it.
 CREATE OR REPLACE FUNCTION ledger.position_at(moment timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE low bigint := 0; high bigint; middle bigint;

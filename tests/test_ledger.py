@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer._key import SSlibKey
@@ -174,3 +175,21 @@ async def test_a_row_whose_columns_are_not_what_was_signed_is_used_by_nobody(key
         with pytest.raises(LedgerUnavailable, match="position 4"):
             await read
     await ledger.close()
+
+
+@pytest.mark.postgres15
+async def test_the_version_that_a_stream_had_is_found_by_position(database_url: str, keystore: FileKeystore) -> None:
+    opened = await open_ledger(database_url, keystore)
+    written: list[tuple[str, int]] = []
+    for number in range(40):
+        stream = f"budget:{'lake' if number % 3 else 'sea'}"
+        version = sum(known == stream for known, _ in written)
+        receipt = await opened.append(write(stream, version, OPENED))
+        written.append((stream, receipt.first_position))
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as connection:
+        for stream in ("budget:lake", "budget:sea", "budget:nowhere"):
+            for position in range(opened.head.size + 2):
+                row = await (await connection.execute("SELECT ledger.version_at('acme', %s, %s)", (stream, position))).fetchone()
+                had = sum(known == stream and at <= position for known, at in written)
+                assert row == (had or None,), (stream, position)
+    await opened.close()
