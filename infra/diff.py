@@ -20,7 +20,7 @@ from projections.engine import ReadTable
 
 EVENTS_TOLD: Final = 20
 """Of the events that changed a row, the latest so many are told; how many there were is always."""
-_CHUNK_ROWS: Final = 1_000
+_CHUNK_ROWS: Final = 4_000
 _PAIRS: Final = """
     WITH b AS MATERIALIZED (
         SELECT id, to_position, doc FROM {table} WHERE tenant = {tenant} AND id > %(after)s AND from_position <= %(start)s
