@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from domain.values import ActorKind, Personal, Role
+from domain.values import ActorKind, Personal, Role, Tier
 
 JsonObject = dict[str, Any]
 _NOTHING: Final[Mapping[str, Any]] = types.MappingProxyType({})
@@ -235,6 +235,21 @@ class Command(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """A role that reaches part of a tenant only: some domains or some streams, until it ends. An explicit grant gives one."""
+
+    role: Role
+    source: str
+    """The id of the grant it comes from."""
+    domains: frozenset[str] = frozenset()
+    streams: frozenset[str] = frozenset()
+    until: datetime | None = None
+
+    def reaches(self, stream: str, domain: str | None, at: datetime) -> bool:
+        return (self.until is None or at < self.until) and (stream in self.streams or (domain is not None and domain in self.domains))
+
+
+@dataclass(frozen=True, slots=True)
 class Asker:
     """Who asks: an opaque id in one tenant, with the roles held at that moment."""
 
@@ -244,6 +259,20 @@ class Asker:
     kind: ActorKind = ActorKind.PERSON
     owner: str | None = None
     """The person who answers for an agent or a service."""
+    domains: frozenset[str] | None = None
+    """The data domains that `roles` reach; None: all of them. What belongs to no domain is reached in any case."""
+    holdings: tuple[Holding, ...] = ()
+    scopes: frozenset[str] | None = None
+    """What the credential may be used for, as contexts (`catalog`) or commands (`catalog.register_dataset`), and `read`;
+    None: for all that the actor may do."""
+    tier: Tier = Tier.STANDARD
+    session: str | None = None
+    """The session whose token was shown, if it was one of ours."""
+
+    def roles_on(self, stream: str, domain: str | None, at: datetime) -> frozenset[Role]:
+        """The roles held where this stream is, which belongs to that domain (None: to no domain)."""
+        own = self.roles if self.domains is None or domain is None or domain in self.domains else frozenset[Role]()
+        return own | {holding.role for holding in self.holdings if holding.reaches(stream, domain, at)} if self.holdings else own
 
 
 SignatureCheck = Callable[[bytes, bytes, bytes], bool]

@@ -70,6 +70,13 @@ class ActorKind(StrEnum):
     SERVICE = "service"
 
 
+class Tier(StrEnum):
+    """How much an actor may ask within an hour: the limits of each tier are the operator's."""
+
+    STANDARD = "standard"
+    PREMIUM = "premium"
+
+
 class Money(BaseModel):
     """An amount in integer minor units of one currency (`{"minor": 1050, "currency": "EUR"}` is 10.50 EUR)."""
 
