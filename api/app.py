@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -30,6 +29,7 @@ from api import (
     verifier,
     witnesses,
 )
+from api.describing import completed
 from api.dispatch import FrontDoor
 from api.errors import EXPECTED, error_response
 from api.services import Services, open_services
@@ -44,12 +44,6 @@ from it. Send commands with `POST`, read with `GET`; every view takes `as_of` (a
 """
 
 
-_IDENTITIES: Final = {
-    "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "From POST /v1/auth/token."},
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "From POST /v1/api-keys."},
-}
-
-
 class _Aureus(FastAPI):
     """FastAPI behind the front door."""
 
@@ -57,15 +51,9 @@ class _Aureus(FastAPI):
         return FrontDoor(super().build_middleware_stack(), self.routes, self.state.requests)
 
     def openapi(self) -> dict[str, Any]:
-        """FastAPI's description, and the two ways to say who one is; public routes need neither."""
+        """FastAPI's description, completed."""
         if self.openapi_schema is None:
-            schema = super().openapi()
-            schema.setdefault("components", {})["securitySchemes"] = _IDENTITIES
-            for route in self.routes:
-                if isinstance(route, APIRoute) and route.include_in_schema and getattr(route, "authorisation", None):
-                    for method in route.methods or ():
-                        schema["paths"][route.path_format][method.lower()]["security"] = [{name: []} for name in _IDENTITIES]
-        assert self.openapi_schema is not None
+            self.openapi_schema = completed(super().openapi(), self.routes)
         return self.openapi_schema
 
 

@@ -220,7 +220,7 @@ def _correlation(text: str | None) -> UUID | None:
 def _version(text: str | None) -> int | None:
     if text is None:
         return None
-    bare = text.strip().removeprefix("W/").strip('"')
+    bare = text.strip().removeprefix("W/").strip('"').partition("-")[0]  # what comes after the version tells contents apart
     if not (bare.isascii() and bare.isdigit() and len(bare) < 19):
         raise _header_error("If-Match", f"{text!r} is not a version", 'Send the ETag of a read or a command, such as "3".')
     return int(bare)

@@ -1,5 +1,5 @@
-"""What Aureus says about itself, written from the code: `python -m api.reference` writes docs/events.md, openapi.json and cli.md,
-and api/commands.json."""
+"""What Aureus says about itself, written from the code: `python -m api.reference` writes docs/events.md and cli.md,
+and beside the code api/openapi.yaml and api/commands.json."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+
+import yaml
 
 from api.app import create_app
 from api.cli.reference import render_reference
@@ -144,7 +146,9 @@ def _first_line(thing: Any) -> str:
 
 def render_openapi() -> str:
     """The OpenAPI document of the API."""
-    return json.dumps(create_app().openapi(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    # Through JSON, so that nothing in it is one object twice, which YAML would write as an anchor and its aliases.
+    document = json.loads(json.dumps(create_app().openapi(), sort_keys=True))
+    return yaml.dump(document, Dumper=yaml.CSafeDumper, allow_unicode=True, width=120)
 
 
 def render_commands() -> str:
@@ -158,11 +162,11 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
         "cli.md": render_reference,
         "events.md": render_events,
-        "openapi.json": render_openapi,
+        "../api/openapi.yaml": render_openapi,
         "../api/commands.json": render_commands,
     }
 )
-"""Files in docs/, and one beside the code, and what writes them."""
+"""Files in docs/, and two beside the code, and what writes them."""
 
 
 def stale() -> Iterator[tuple[str, str]]:

@@ -16,13 +16,15 @@ from starlette.types import Receive, Scope
 from api.asking import Answer, described
 from api.errors import ApiError
 from api.reading import AS_OF, AT_LEAST, Reader, open_reader, require_role
+from api.representing import FIELDS, fields_wanted, page_response, row_response, sparse
 from api.services import Services
 from domain.kernel import Asker, JsonObject
 from domain.values import Role
 from infra.read_queries import MAX_LIMIT, ListQuery
 from projections.engine import ReadTable
 
-_LIST_PARAMETERS: Final = frozenset({"sort", "limit", "cursor", "q", "as_of", "at_least"})
+_LIST_PARAMETERS: Final = frozenset({"sort", "limit", "cursor", "q", "fields", "as_of", "at_least"})
+_ROW_PARAMETERS: Final = frozenset({"fields", "as_of", "at_least"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,15 @@ def list_endpoint(read: ReadTable[Any]) -> Callable[..., Any]:
     limit = Query(default=50, ge=1, le=MAX_LIMIT, description="Rows per page.")
     parameters.append(parameter("limit", parameter.KEYWORD_ONLY, annotation=int, default=limit))
     parameters.append(text("cursor", "The next_cursor of the page before."))
+    parameters.append(text("fields", FIELDS))
     return described([*parameters, *_moment_parameters()])
 
 
 def row_endpoint(id_field: str) -> Callable[..., Any]:
-    parameter = inspect.Parameter(id_field, inspect.Parameter.KEYWORD_ONLY, annotation=str, default=Path())
-    return described([parameter, *_moment_parameters()])
+    parameter = inspect.Parameter
+    row_id = parameter(id_field, parameter.KEYWORD_ONLY, annotation=str, default=Path())
+    wanted = parameter("fields", parameter.KEYWORD_ONLY, annotation=str | None, default=Query(default=None, description=FIELDS))
+    return described([row_id, wanted, *_moment_parameters()])
 
 
 async def _reader(services: Services, scope: Scope, roles: frozenset[Role], parameters: dict[str, list[str]]) -> Reader:
@@ -120,6 +125,7 @@ def list_answer(read: ReadTable[Any], roles: frozenset[Role], own: Own | None = 
 
     async def answer(services: Services, scope: Scope, _receive: Receive) -> Response:
         parameters = query_parameters(scope, allowed)
+        wanted = fields_wanted(read, parameters.get("fields"))
         reader = await _reader(services, scope, roles, parameters)
         where = {name: parameters[name] for name in read.filters if name in parameters}
         asked = ListQuery(
@@ -130,9 +136,7 @@ def list_answer(read: ReadTable[Any], roles: frozenset[Role], own: Own | None = 
             cursor=parameters["cursor"][-1] if "cursor" in parameters else None,
         )
         page = await reader.page(read, asked)
-        cursor = orjson.dumps(page.next_cursor).decode()
-        body = f'{{"items":[{",".join(page.documents)}],"next_cursor":{cursor},"position":{page.position}}}'
-        return Response(body, media_type="application/json", headers={"x-request-id": scope["state"]["request_id"]})
+        return page_response((sparse(row, wanted) for row in page.documents), page.next_cursor, page.position, scope)
 
     return answer
 
@@ -140,11 +144,12 @@ def list_answer(read: ReadTable[Any], roles: frozenset[Role], own: Own | None = 
 def row_answer(
     read: ReadTable[Any], id_field: str, roles: frozenset[Role], stream: Callable[[str], str] | None, own: Own | None = None
 ) -> Answer:
-    allowed = frozenset({"as_of", "at_least"})
     label = read.name.replace("_", " ").removesuffix("s")
 
     async def answer(services: Services, scope: Scope, _receive: Receive) -> Response:
-        reader = await _reader(services, scope, roles, query_parameters(scope, allowed))
+        parameters = query_parameters(scope, _ROW_PARAMETERS)
+        wanted = fields_wanted(read, parameters.get("fields"))
+        reader = await _reader(services, scope, roles, parameters)
         row_id = scope["path_params"][id_field]
         found = await reader.found(read, row_id, stream(row_id) if stream else None)
         if found is None or (own and not own.shows(reader.asker, orjson.loads(found.document))):
@@ -152,8 +157,6 @@ def row_answer(
             raise ApiError(
                 404, f"{read.name.removesuffix('s')}_not_found", message, field=id_field, remedy="List them to see what is there."
             )
-        version = found.stream_version or found.from_position
-        headers = {"etag": f'"{version}"', "x-request-id": scope["state"]["request_id"]}
-        return Response(found.document, media_type="application/json", headers=headers)
+        return row_response(sparse(found.document, wanted), found.stream_version or found.from_position, scope)
 
     return answer

@@ -27,11 +27,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 ONE_POSTGRES = frozenset(
     (
-        "test_attacks_bytes test_attacks_keys test_attacks_packs test_console test_export_command test_feeds_cli test_keys_api test_pkcs11 "
-        "test_request_signing test_thirdparty test_timestamps test_verifier_cli test_witnesses_api test_witnessing"
+        "test_anomalies test_archive test_archive_bytes test_archive_query test_as_of_everywhere test_attacks_bytes "
+        "test_attacks_history test_attacks_keys test_attacks_packs test_carry_out test_console test_could test_could_law "
+        "test_decision_replay test_evidence_packs test_export_command test_export_story test_feeds test_feeds_cli test_keys_api "
+        "test_keys_path test_kill_switch test_login test_logs test_metrics test_notifications test_opa test_pkcs11 test_proofs "
+        "test_reactions test_request_signing test_retention test_rollback_path test_s3 test_sagas test_streams_api test_thirdparty "
+        "test_threats test_timeline test_timestamps test_tracing test_vault_api test_verifier_cli test_webhooks test_witnesses_api "
+        "test_witnessing"
     ).split()
 )
-"""Modules that need a ledger only to have something to prove or to sign: one PostgreSQL will do for them."""
+"""Modules that ask the database for nothing which other modules do not ask of PostgreSQL 15 too: one server will do for them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from api import reference
@@ -38,7 +40,7 @@ def test_they_come_out_the_same_every_time() -> None:
 
 
 def test_every_operation_is_described_and_has_its_own_id() -> None:
-    document = json.loads(GENERATED["openapi.json"]())
+    document = yaml.load(GENERATED["../api/openapi.yaml"](), yaml.CSafeLoader)
     operations = [
         (f"{method.upper()} {path}", operation) for path, methods in document["paths"].items() for method, operation in methods.items()
     ]
@@ -56,10 +58,27 @@ def test_every_command_with_a_route_has_a_valid_example_and_no_other() -> None:
 
 
 def test_the_openapi_document_shows_the_examples() -> None:
-    document = json.loads(GENERATED["openapi.json"]())
+    document = yaml.load(GENERATED["../api/openapi.yaml"](), yaml.CSafeLoader)
     operation = document["paths"]["/v1/budgets/{budget_id}/reserve"]["post"]
     assert operation["requestBody"]["content"]["application/json"]["schema"]["examples"] == [{"amount_minor": 60_000}]
-    assert operation["parameters"][0]["schema"]["examples"] == ["eu-lake.ingest"]
+    budget_id = document["components"]["parameters"][operation["parameters"][0]["$ref"].rpartition("/")[2]]
+    assert (budget_id["in"], budget_id["schema"]["examples"]) == ("path", ["eu-lake.ingest"])
+    assert operation["x-roles"] == ["admin", "agent", "analyst"]
+
+
+def test_what_many_operations_share_stands_once() -> None:
+    document = yaml.load(GENERATED["../api/openapi.yaml"](), yaml.CSafeLoader)
+    operations = [operation for methods in document["paths"].values() for operation in methods.values()]
+    parts = [
+        *(said for each in operations for said in each["responses"].values()),
+        *(said for each in operations for said in each.get("parameters", [])),
+    ]
+    spelled_out = Counter(json.dumps(said, sort_keys=True) for said in parts if "$ref" not in said)
+    assert max(spelled_out.values()) < 5
+    for said in parts:
+        if "$ref" in said:
+            _, kind, name = said["$ref"].removeprefix("#/").split("/")
+            assert document["components"][kind][name]
 
 
 def test_the_command_line_tells_the_catalogue_of_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ async def test_everybody_reads_the_ledgers_keys_filtered_and_as_of_then(aureus: 
     assert (await aureus.get("/v1/keys", APP, status="revoked")).json()["items"] == []
     assert len((await aureus.get("/v1/keys", APP, as_of=3)).json()["items"]) == 3
     shown = await aureus.get(f"/v1/keys/{key.key_id}", APP)
-    assert (shown.json()["added_by"], shown.headers["etag"]) == ("usr-ana", '"4"')
+    assert (shown.json()["added_by"], shown.headers["etag"].partition("-")[0]) == ("usr-ana", '"4')
     assert (await aureus.get(f"/v1/keys/{'0' * 64}", APP)).status_code == 404
 
 
