@@ -26,12 +26,14 @@ run: install ## Start Aureus: its database, the API and the projections
 kafka: ## Run a Kafka broker on 127.0.0.1:9092 until Ctrl-C, for AUREUS_STREAMS=kafka
 	@exec scripts/broker.sh
 
-servers: ## Install or build what tests start besides PostgreSQL: Chromium, SoftHSM, OPA, MinIO, Kafka, a verifier in Go
+servers: ## Install or build what tests start besides PostgreSQL: Chromium, SoftHSM, Redis, OPA, MinIO, Kafka, Keycloak, a verifier in Go
 	@command -v chromium >/dev/null || scripts/debian.sh chromium
 	@command -v softhsm2-util >/dev/null || scripts/debian.sh softhsm2
+	@command -v redis-server >/dev/null || scripts/debian.sh redis-server
 	@scripts/opa.sh
 	@scripts/minio.sh
 	@scripts/kafka.sh
+	@scripts/keycloak.sh
 	@scripts/thirdparty.sh
 
 test: install servers ## Run every test but the slow ones

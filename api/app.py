@@ -13,20 +13,26 @@ from starlette.types import ASGIApp
 
 from api import (
     audit,
+    bulk,
     console,
     could,
     decisions,
     diffing,
+    doctor,
     feeds,
     handbook,
     imports,
+    limits,
     metrics,
+    oidc,
     proofs,
     rollback,
+    scim,
     streams,
     system,
     timeline,
     verifier,
+    why,
     witnesses,
 )
 from api.describing import completed
@@ -48,7 +54,7 @@ class _Aureus(FastAPI):
     """FastAPI behind the front door."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return FrontDoor(super().build_middleware_stack(), self.routes, self.state.requests)
+        return FrontDoor(super().build_middleware_stack(), self.routes, self.state.requests, lambda: getattr(self.state, "services", None))
 
     def openapi(self) -> dict[str, Any]:
         """FastAPI's description, completed."""
@@ -82,18 +88,24 @@ def create_app(settings: Settings | None = None, *, run_projections: bool = True
     for module in (
         *(import_module(f"api.{context}") for context in CONTEXTS),
         audit,
+        bulk,
         could,
         decisions,
         diffing,
+        doctor,
         feeds,
         imports,
+        limits,
         metrics,
+        oidc,
         proofs,
         rollback,
+        scim,
         streams,
         system,
         timeline,
         verifier,
+        why,
         witnesses,
         console,
         handbook,

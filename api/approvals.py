@@ -62,7 +62,7 @@ class Dossier(ApprovalRow):
     blast_radius: BlastRadius
 
 
-@router.query("/approvals/{approval_id}/dossier", roles=EVERYBODY, response_model=Dossier)
+@router.query("/approvals/{approval_id}/dossier", roles=EVERYBODY, narrowed=True, response_model=Dossier)
 async def approval_dossier(approval_id: str, reader: Reading) -> JsonObject:
     """What an approver should see before deciding: the request, its policy results and evidence, and its blast radius."""
     row = await reader.get(approvals, approval_id)

@@ -76,7 +76,7 @@ async def status(reader: Reading) -> ArchiveRow:
     return ArchiveRow(**row) if row else ArchiveRow(0, 0, 0, 0, None, None, None, None)
 
 
-@router.query("/archive/query", roles=OVERSEERS, methods=("POST",), response_model=ArchiveAnswer, name="archive_query")
+@router.query("/archive/query", roles=OVERSEERS, methods=("POST",), limit="queries", response_model=ArchiveAnswer, name="archive_query")
 async def query(asked: ArchiveQuery, reader: Reading) -> ArchiveAnswer:
     """Ask the archive in SQL (DuckDB): one SELECT over `events`, your own. It reaches nothing else, and ends after 30 seconds."""
     services = reader.services

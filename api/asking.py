@@ -6,6 +6,7 @@ import inspect
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, get_type_hints
 from uuid import UUID
@@ -127,24 +128,36 @@ def described(parameters: list[inspect.Parameter]) -> Callable[..., Any]:
     return endpoint
 
 
-def command_answer(command: type[Command], status: int, complete: Complete | None = None, more: More | None = None) -> Answer:
-    async def answer(services: Services, scope: Scope, receive: Receive) -> Response:
-        headers = scope["headers"]
-        asker = await services.authenticator.authenticate(headers)
-        given = await read_body(receive)
-        fields = loads_strict(given) if given else {}
-        if not isinstance(fields, dict):
-            raise ApiError(
-                422, "validation_failed", "The body is not a JSON object.", field="", remedy="Send the command's fields as an object."
-            )
-        parsed = command.model_validate(_joined(fields, scope["path_params"]))
-        whole = parsed if complete is None else await complete(services, asker, parsed)
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How a command is asked for over HTTP, alone or as one of many. `complete` and `more` add to the command and to its answer."""
+
+    command: type[Command]
+    status: int = 200
+    complete: Complete | None = None
+    more: More | None = None
+
+    async def answer(
+        self, services: Services, asker: Asker, fields: dict[str, Any], headers: list[tuple[bytes, bytes]], request_id: str
+    ) -> Response:
+        """What became of it; a refusal is an ApiError, and every other error is raised as it came."""
+        parsed = self.command.model_validate(fields)
+        whole = parsed if self.complete is None else await self.complete(services, asker, parsed)
         ask = ask_of(whole, asker, headers)
         if ask.artifacts:
             await require_stored(services, ask)
         outcome = await services.path.handle(ask)
-        besides = await more(services, ask, outcome) if more is not None and outcome.outcome == "allowed" else {}
-        return told(outcome, status, scope["state"]["request_id"], besides)
+        besides = await self.more(services, ask, outcome) if self.more is not None and outcome.outcome == "allowed" else {}
+        return told(outcome, self.status, request_id, besides)
+
+
+def command_answer(entrance: Entrance) -> Answer:
+    async def answer(services: Services, scope: Scope, receive: Receive) -> Response:
+        headers = scope["headers"]
+        asker = await services.authenticator.authenticate(headers)
+        given = await read_body(receive)
+        whole = _joined(fields_of(given), scope["path_params"])
+        return await entrance.answer(services, asker, whole, headers, scope["state"]["request_id"])
 
     return answer
 

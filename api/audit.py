@@ -153,7 +153,7 @@ class Aftermath:
         return self._agent_id in chain(actor, self._delegated_by)
 
 
-@router.query("/v1/audit/stopped/{agent_id}", roles=PEOPLE)
+@router.query("/v1/audit/stopped/{agent_id}", roles=PEOPLE, limit="queries", recorded=True)
 async def stopped(agent_id: str, reader: Reading) -> StopProof:
     """Prove, from the ledger itself, that nothing of a stopped agent or its delegates was allowed after its latest stop."""
     services = reader.services
@@ -233,7 +233,7 @@ def _place(recorded: Recorded[Any]) -> Place:
     )
 
 
-@router.query("/v1/audit/anomalies", roles=EXAMINERS)
+@router.query("/v1/audit/anomalies", roles=EXAMINERS, limit="queries")
 async def anomalies(
     reader: Reading,
     since: Annotated[str | None, Query(description="The first day (2026-03-03, of UTC) or a time in it; a week before `until`.")] = None,

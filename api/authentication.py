@@ -1,60 +1,56 @@
-"""Who is asking: the actor behind a bearer token or an API key, in the roles it holds at this moment."""
+"""Who is asking: the actor behind a bearer token or an API key, as it may act at this moment."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final, Protocol
+
+import orjson
 
 from domain.kernel import Asker, timestamp
-from domain.values import ActorKind, Role
 from infra.logs import errand
-from infra.read_queries import Reads
+from infra.standing import Rows, Standing, Unauthenticated
 from infra.tokens import TokenIssuer, TokenRefused
-from projections.access import actors, api_keys
+from projections.access import api_keys
 
+__all__ = ["Authenticator", "Headers", "Unauthenticated", "api_key_text", "secret_digest"]
+
+API_KEY: Final = "api_key"
+"""The kind of credential that is noted as used."""
 CHALLENGE: Final = 'Bearer realm="aureus"'
 TRUST_SECONDS: Final = 1.0
 """How long an answer is believed before the actor's row is looked at again: a suspension takes effect within it."""
 _REMEMBERED: Final = 10_000
 _KEY: Final = re.compile(r"aur_([A-Za-z0-9][A-Za-z0-9._@/+=~-]{0,199})_([a-z0-9]{8,32})_([0-9a-f]{64})")
 _CREDENTIAL_BYTES_MAX: Final = 8_192
+_KEY_AS_TOKEN: Final = b"bearer aur_"
 
 Headers = Iterable[tuple[bytes, bytes]]
 """As ASGI gives them: lower-case names."""
-Lookup = Callable[[str, str, str], Awaitable[dict[str, Any] | None]]
-"""`await lookup(table, tenant, row_id)`: the row as it stands now."""
+Noted = Callable[[str, str, str], None]
+"""`noted(tenant, kind, id)`: a credential was used just now."""
 
 log = logging.getLogger(__name__)
 
 
-class Unauthenticated(Exception):
-    """401. Everybody is told the same; the reason, which would help to guess, goes to the log."""
+class Providers(Protocol):
+    """The identity providers whose tokens are accepted beside our own."""
 
-    code: Final = "unauthenticated"
-    message: Final = "The credentials are missing, wrong, or no longer valid."
-    remedy: Final = "Send `Authorization: Bearer <token>` from POST /v1/auth/token, or `X-API-Key: <key>`."
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(self.message)
-        self.reason = reason
+    async def actor(self, token: bytes) -> tuple[str, str, float, frozenset[str] | None]:
+        """The tenant and the actor that a token of theirs stands for, until when (Unix time), and for what. Raises Unauthenticated."""
 
 
-def lookup_in(reads: Reads) -> Lookup:
-    """Looks at the live read models."""
-    tables = {table.name: table for table in (actors, api_keys)}
-
-    async def lookup(table: str, tenant: str, row_id: str) -> dict[str, Any] | None:
-        return (await reads.many(tables[table], tenant, [row_id])).get(row_id)
-
-    return lookup
+def unnoted(_tenant: str, _kind: str, _id: str) -> None:
+    """Where nobody asks when a credential was last used."""
 
 
 def api_key_text(tenant: str, key_id: str, secret: str) -> str:
@@ -70,8 +66,18 @@ def secret_digest(secret: str) -> str:
 class Authenticator:
     """Finds the asker of a request; what it found is believed for a second."""
 
-    def __init__(self, tokens: TokenIssuer, lookup: Lookup, *, now: Callable[[], float] = time.time) -> None:
-        self._tokens, self._lookup, self._now = tokens, lookup, now
+    def __init__(
+        self,
+        tokens: TokenIssuer,
+        rows: Rows,
+        standing: Standing,
+        *,
+        providers: Providers | None = None,
+        noted: Noted = unnoted,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._tokens, self._rows, self._standing, self._providers = tokens, rows, standing, providers
+        self._noted, self._now = noted, now
         self._believed: OrderedDict[bytes, tuple[float, Asker]] = OrderedDict()
         self._looking: dict[bytes, asyncio.Future[Asker]] = {}
 
@@ -88,6 +94,9 @@ class Authenticator:
             raise Unauthenticated("no_credential")
         if len(shown) > _CREDENTIAL_BYTES_MAX:
             raise Unauthenticated("oversized")
+        if shown[: len(_KEY_AS_TOKEN)].lower() == _KEY_AS_TOKEN:
+            # Identity providers, like many clients, can send what they were given as a bearer token only.
+            shown, is_key = shown.partition(b" ")[2].strip(), True
         digest = hashlib.sha256(b"key " + shown if is_key else shown).digest()
         believed = self._believed.get(digest)
         if believed is not None and believed[0] > self._now():
@@ -126,19 +135,23 @@ class Authenticator:
         scheme, _, token = shown.partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthenticated("scheme_unknown")
+        token = token.strip()
+        if self._providers is not None and issuer_told(token) != self._tokens.issuer:
+            tenant, actor, good_until, scopes = await self._providers.actor(token)
+            return await self._standing.of(tenant, actor, scopes=scopes), good_until
         try:
-            verified = self._tokens.verify(token.strip())
+            verified = self._tokens.verify(token)
         except TokenRefused as refused:
             raise Unauthenticated(f"token_{refused.reason}") from refused
-        asker = await self._actor(verified.asker.tenant, verified.asker.actor)
-        return asker, verified.good_until
+        said = verified.asker
+        return await self._standing.of(said.tenant, said.actor, session=said.session), verified.expires_at
 
     async def _by_key(self, shown: bytes) -> tuple[Asker, float]:
         parts = _KEY.fullmatch(shown.decode("latin-1"))
         if parts is None:
             raise Unauthenticated("key_malformed")
         tenant, key_id, secret = parts.groups()
-        row = await self._lookup("api_keys", tenant, key_id)
+        row = (await self._rows(api_keys, tenant, [key_id])).get(key_id)
         # The digest of what was shown is compared even when there is no such key: both take as long.
         if not hmac.compare_digest(secret_digest(secret), row["secret_sha256"] if row else "") or row is None:
             raise Unauthenticated("key_unknown_or_wrong")
@@ -146,24 +159,17 @@ class Authenticator:
             raise Unauthenticated("key_revoked")
         if row["expires_at"] <= timestamp(datetime.fromtimestamp(self._now(), UTC)):
             raise Unauthenticated("key_expired")
-        return await self._actor(tenant, row["actor_id"]), self._now() + TRUST_SECONDS
-
-    async def _actor(self, tenant: str, actor_id: str) -> Asker:
-        """The actor in the roles it holds now: a token's own list may be a quarter of an hour old."""
-        row = await self._lookup("actors", tenant, actor_id)
-        if row is None:
-            raise Unauthenticated("actor_unknown")
-        return asker_of(tenant, row)
+        scopes = None if row["scopes"] is None else frozenset(row["scopes"])
+        asker = await self._standing.of(tenant, row["actor_id"], scopes=scopes)
+        self._noted(tenant, API_KEY, key_id)
+        return asker, self._now() + TRUST_SECONDS
 
 
-def asker_of(tenant: str, row: dict[str, Any]) -> Asker:
-    """The asker that an actor's row stands for. Raises Unauthenticated when it is suspended."""
-    if row["status"] != "active":
-        raise Unauthenticated("actor_suspended")
-    return Asker(
-        actor=row["actor_id"],
-        tenant=tenant,
-        roles=frozenset(Role(role) for role in row["roles"]),
-        kind=ActorKind(row["kind"]),
-        owner=row["owner"],
-    )
+def issuer_told(token: bytes) -> str | None:
+    """Who a token says it is from: nothing is proved by that but whom to ask. None when it says nothing that can be read."""
+    try:
+        payload = token.split(b".")[1]
+        told = orjson.loads(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))["iss"]
+    except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    return told if isinstance(told, str) else None

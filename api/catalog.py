@@ -80,7 +80,7 @@ router.views("/datasets", datasets, row_id="dataset_id", roles=EVERYBODY, stream
 router.views("/terms", terms, row_id="term_id", roles=EVERYBODY, stream=lambda term_id: f"term:{term_id}")
 
 
-@router.query("/datasets/{dataset_id}/schema-versions", roles=EVERYBODY)
+@router.query("/datasets/{dataset_id}/schema-versions", roles=EVERYBODY, narrowed=True)
 async def schema_versions(dataset_id: str, reader: Reading) -> dict[str, Any]:
     """Every version of a dataset's schema, with what was added, removed and changed."""
     await _known(reader, datasets, dataset_id, "dataset")
@@ -88,7 +88,7 @@ async def schema_versions(dataset_id: str, reader: Reading) -> dict[str, Any]:
     return {"items": sorted(versions, key=lambda version: int(version["schema_version"]))}
 
 
-@router.query("/datasets/{dataset_id}/usage", roles=EVERYBODY)
+@router.query("/datasets/{dataset_id}/usage", roles=EVERYBODY, narrowed=True)
 async def dataset_usage(dataset_id: str, reader: Reading) -> dict[str, Any]:
     """Who read a dataset, and how often."""
     await _known(reader, datasets, dataset_id, "dataset")
@@ -96,7 +96,7 @@ async def dataset_usage(dataset_id: str, reader: Reading) -> dict[str, Any]:
     return {"items": items, "query_count": sum(item["query_count"] for item in items), "user_count": len(items)}
 
 
-@router.query("/datasets/{dataset_id}/terms", roles=EVERYBODY)
+@router.query("/datasets/{dataset_id}/terms", roles=EVERYBODY, narrowed=True)
 async def dataset_terms(dataset_id: str, reader: Reading) -> dict[str, Any]:
     """What a dataset's columns mean: the glossary terms they are linked to, and how those are worded."""
     await _known(reader, datasets, dataset_id, "dataset")
@@ -105,15 +105,17 @@ async def dataset_terms(dataset_id: str, reader: Reading) -> dict[str, Any]:
     return {"items": [{**link, "term": worded.get(link["term_id"])} for link in links]}
 
 
-@router.query("/terms/{term_id}/columns", roles=EVERYBODY)
+@router.query("/terms/{term_id}/columns", roles=EVERYBODY, narrowed=True)
 async def term_columns(term_id: str, reader: Reading) -> dict[str, Any]:
     """The columns that mean what a term says."""
     return {"items": await _all(reader, term_links, {"term_id": term_id})}
 
 
-@router.query("/datasets/{dataset_id}/history", roles=EVERYBODY)
+@router.query("/datasets/{dataset_id}/history", roles=EVERYBODY, narrowed=True, recorded=True)
 async def dataset_history(dataset_id: str, reader: Reading) -> dict[str, Any]:
     """Everything that happened to a dataset, in order, straight from the ledger; personal data is left out."""
+    if reader.reach is not None:
+        await _known(reader, datasets, dataset_id, "dataset")
     happened = await reader.services.ledger.read_stream(reader.asker.tenant, f"dataset:{dataset_id}")
     items = [
         {
@@ -133,7 +135,7 @@ async def dataset_history(dataset_id: str, reader: Reading) -> dict[str, Any]:
     return {"items": items}
 
 
-@router.query("/datasets/{dataset_id}/freshness", roles=EVERYBODY)
+@router.query("/datasets/{dataset_id}/freshness", roles=EVERYBODY, narrowed=True)
 async def dataset_freshness(
     dataset_id: str,
     reader: Reading,
@@ -144,7 +146,7 @@ async def dataset_freshness(
     return freshness_at(dataset_id, row["freshness_sla"], row["last_refresh_at"], now or await reader.moment())
 
 
-@router.query("/datasets/{dataset_id}/lineage", roles=EVERYBODY)
+@router.query("/datasets/{dataset_id}/lineage", roles=EVERYBODY, narrowed=True)
 async def dataset_lineage(
     dataset_id: str,
     reader: Reading,

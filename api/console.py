@@ -58,7 +58,7 @@ class StaticFile:
             "cross-origin-opener-policy": "same-origin",
             "referrer-policy": "no-referrer",
         }
-        if known_etag == self.etag:
+        if known_etag is not None and known_etag.removeprefix("W/") == self.etag:  # compressed, its tag is weak
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.media_type)
 

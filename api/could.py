@@ -64,7 +64,7 @@ Cursor = Annotated[str | None, Query(description="The next_cursor of the page be
 
 
 @asynccontextmanager
-async def _then(reader: Reader) -> AsyncIterator[Then]:
+async def open_then(reader: Reader) -> AsyncIterator[Then]:
     """The moment that is asked about; the present is one position as well, so that all that is told of fits together."""
     services, tenant = reader.services, reader.asker.tenant
     at = await reader.moment()
@@ -82,7 +82,7 @@ async def _then(reader: Reader) -> AsyncIterator[Then]:
         raise ApiError(503, "policies_silent", message, {"retry-after": "1"}, remedy="Try again, or ask about fewer at once.") from None
 
 
-@router.query("/v1/could/{actor_id}", roles=EVERYBODY)
+@router.query("/v1/could/{actor_id}", roles=EVERYBODY, limit="queries")
 async def could_read(
     actor_id: str,
     reader: Reading,
@@ -97,7 +97,7 @@ async def could_read(
     """What an actor could read then, under which policies and approvals, with what budget left. Everybody may ask about themselves."""
     if actor_id != reader.asker.actor:
         require_role(reader.asker, EXAMINERS)
-    async with _then(reader) as then:
+    async with open_then(reader) as then:
         row = await _known(then, actors, actor_id, "actor")
         way, used = _way(row, action, tool)
         page, rows = await _datasets(then, dataset, domain, limit, cursor)
@@ -129,7 +129,7 @@ async def could_read(
     )
 
 
-@router.query("/v1/could-see/{dataset_id}", roles=EXAMINERS)
+@router.query("/v1/could-see/{dataset_id}", roles=EXAMINERS, limit="queries")
 async def could_see(
     dataset_id: str,
     reader: Reading,
@@ -140,7 +140,7 @@ async def could_see(
     cursor: Cursor = None,
 ) -> CouldSee:
     """Who could read a dataset then: every actor with the verdict, and the policies, roles and approvals behind it."""
-    async with _then(reader) as then:
+    async with open_then(reader) as then:
         seen = await _known(then, datasets, dataset_id, "dataset")
         page = await then.reader.page(actors, ListQuery({"kind": kind.value} if kind else {}, limit=limit, cursor=cursor))
         rows = [orjson.loads(document) for document in page.documents]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, get_args
 
 import orjson
 from pydantic import ValidationError
 
-from api.authentication import asker_of
+from api.authentication import Unauthenticated
 from api.could_told import Action, ApprovalThen, Approver, InForce, Moment, Standing, Verdict, said_of, sentence
 from api.dataset_facts import Gathered, gather
 from api.errors import ApiError
@@ -20,11 +22,14 @@ from commands.agents import TOOL_ACTIONS, RequestAction, agent_stream, dataset_s
 from commands.approvals import APPROVALS
 from commands.catalog import RecordUsage
 from commands.outcome import Outcome
+from domain.duties import RULES_STREAM
 from domain.kernel import Asker, Command, JsonObject, timestamp
 from domain.policies import PolicySet
 from domain.values import uuid7_text
 from infra.could import Asking, PastPath
+from infra.holdings import holdings_of
 from infra.read_queries import ListQuery
+from infra.standing import Standing as Standings
 from projections.approvals import approvals
 
 APPROVALS_MAX: Final = 1_000
@@ -62,9 +67,6 @@ class Pair:
     def actor_id(self) -> str:
         return self.standing.actor_id
 
-    def asker(self, tenant: str) -> Asker:
-        return asker_of(tenant, self.actor)
-
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
@@ -80,16 +82,18 @@ async def judge(then: Then, pairs: Sequence[Pair], tool: str) -> list[JsonObject
     named = [name for rows in had.values() for row in rows for name in _datasets_of(row)]
     gathered = await gather(then.reader, [*(pair.dataset_id for pair in pairs), *named])
     await _load(then, pairs, had, gathered)
-    asked = [_plain(then, pair, tool, gathered) for pair in pairs]
+    askers = await _askers(then, pairs)
+    asked = [_plain(then, pair, askers[pair.actor_id], tool, gathered) for pair in pairs]
     outcomes = iter(await then.path.judge([one for one in asked if isinstance(one, Asking)]))
     ended = [next(outcomes) if isinstance(one, Asking) else one for one in asked]
-    told = await _told(then, pairs, ended, had, gathered)
+    told = await _told(then, pairs, askers, ended, had, gathered)
     return [_judged(then, pair, end, approvals) for pair, end, approvals in zip(pairs, ended, told, strict=True)]
 
 
 async def _load(then: Then, pairs: Sequence[Pair], had: Had, gathered: Gathered) -> None:
     """Reads at once the streams that the decisions are going to look at."""
     streams = [dataset_stream(name) for name in gathered.rows]
+    streams += [RULES_STREAM, *(f"actor:{each}" for pair in pairs for each in (pair.actor_id, pair.actor["owner"]) if each)]
     streams += [agent_stream(each) for pair in pairs for each in (pair.actor_id, *pair.standing.acts_for)]
     for row in (row for rows in had.values() for row in rows):
         approval_id = row["approval_id"]
@@ -97,11 +101,27 @@ async def _load(then: Then, pairs: Sequence[Pair], had: Had, gathered: Gathered)
     await then.path.ledger.load(then.reader.asker.tenant, filter(None, streams))
 
 
-def _plain(then: Then, pair: Pair, tool: str, gathered: Gathered) -> Asking | _Refused:
+async def _askers(then: Then, pairs: Sequence[Pair]) -> Mapping[str, Asker | _Refused]:
+    """Each actor with all that its groups and grants gave it then, or why it was not let in."""
+    reads, tenant, as_of = then.reader.services.reads, then.reader.asker.tenant, then.reader.as_of
+    standing = Standings(partial(reads.many, as_of=as_of), partial(holdings_of, reads, as_of=as_of), lambda: then.at)
+
+    async def asker(known: JsonObject) -> Asker | _Refused:
+        try:
+            return await standing.of(tenant, known["actor_id"], known=known)
+        except Unauthenticated as refused:
+            whose, _, how = refused.reason.partition("_")
+            who = f"{known['owner']}, who answered for {known['actor_id']}," if whose == "owner" else known["actor_id"]
+            return _Refused(refused.reason, f"{who} was {how}: nobody was let in under that name.")
+
+    rows = {pair.actor_id: pair.actor for pair in pairs}
+    return dict(zip(rows, await asyncio.gather(*(asker(row) for row in rows.values())), strict=True))
+
+
+def _plain(then: Then, pair: Pair, by: Asker | _Refused, tool: str, gathered: Gathered) -> Asking | _Refused:
     """The ask that reading this dataset would have been."""
-    if pair.standing.status == "suspended":
-        return _Refused("actor_suspended", f"{pair.actor_id} was suspended: nobody was let in under that name.")
-    by = pair.asker(then.reader.asker.tenant)
+    if isinstance(by, _Refused):
+        return by
     if pair.action == RecordUsage.command_name:
         return Asking(by, RecordUsage(dataset_id=pair.dataset_id, used_by=pair.actor_id))
     try:
@@ -137,6 +157,7 @@ def _datasets_of(row: JsonObject) -> Collection[str]:
 async def _told(
     then: Then,
     pairs: Sequence[Pair],
+    askers: Mapping[str, Asker | _Refused],
     ended: Sequence[Outcome | _Refused],
     had: Had,
     gathered: Gathered,
@@ -147,8 +168,9 @@ async def _told(
         if isinstance(end, Outcome) and end.outcome == "requires_approval":
             for row in had.get((pair.actor_id, pair.dataset_id), ()):
                 command = _command_of(then, row, gathered) if row["status"] == "approved" else None
-                if command is not None:
-                    tried.append((index, row, Asking(pair.asker(then.reader.asker.tenant), command, row["approval_id"])))
+                by = askers[pair.actor_id]
+                if command is not None and isinstance(by, Asker):
+                    tried.append((index, row, Asking(by, command, row["approval_id"])))
     outcomes = await then.path.judge([asking for _, _, asking in tried])
     by_approval = {(index, row["approval_id"]): outcome for (index, row, _), outcome in zip(tried, outcomes, strict=True)}
     return [

@@ -53,7 +53,7 @@ class Replay(BaseModel):
 router = ContextRouter(tags=["decisions"])
 
 
-@router.query("/v1/decisions/replay", roles=EXAMINERS, response_model=Replay)
+@router.query("/v1/decisions/replay", roles=EXAMINERS, limit="queries", recorded=True, response_model=Replay)
 async def replay(
     reader: Reading,
     request: Request,
@@ -65,7 +65,15 @@ async def replay(
     return await desk.examined("recorded", await _range(reader, start, end), reader.services.policy.shipped)
 
 
-@router.query("/v1/decisions/replay", roles=EXAMINERS, methods=("POST",), response_model=Replay, name="replay_under_candidate")
+@router.query(
+    "/v1/decisions/replay",
+    roles=EXAMINERS,
+    methods=("POST",),
+    limit="queries",
+    recorded=True,
+    response_model=Replay,
+    name="replay_under_candidate",
+)
 async def replay_under_candidate(candidate: Candidate, reader: Present, request: Request) -> JsonObject:
     """Ask past decisions again under other policies: which would flip, and why."""
     desk = await _desk(reader, request)

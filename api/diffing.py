@@ -97,6 +97,8 @@ router = ContextRouter(tags=["audit"])
 @router.query(
     "/v1/diff",
     roles=PEOPLE,
+    limit="queries",
+    recorded=True,
     response_model=Difference,
     responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "What differs; as JSON lines all of it at once."}},
 )

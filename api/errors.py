@@ -18,6 +18,9 @@ from commands.path import KeyReused, VersionMismatch
 from domain.kernel import Command, JsonObject, Refused, timestamp
 from domain.ledger import Conflict, EventTooLarge, LedgerUnavailable
 from infra.canonical import ProfileError
+from infra.fields import FIELD_MASKED
+from infra.logs import errand
+from infra.reach import OUTSIDE_DOMAINS
 
 _log = logging.getLogger("aureus.api")
 
@@ -60,7 +63,7 @@ _INVALID: Final = frozenset({"invalid_parameter", "validation_failed"})
 
 def refusal_status(code: str, *, denied: bool = False) -> int:
     """The HTTP status of a refusal: 403 by role or policy, 404 for what is not there, otherwise 409."""
-    if denied:
+    if denied or code in {OUTSIDE_DOMAINS, FIELD_MASKED}:
         return 403
     if code in _INVALID:
         return 422
@@ -98,7 +101,7 @@ def known_error(error: BaseException, request_id: str = "") -> ApiError:
     """What is told of any exception; one that nobody expected is logged."""
     known = _known(error)
     if known is None:
-        _log.error("request %s failed", request_id, exc_info=error)
+        _log.error("request %s failed, asked by %s", request_id, errand().actor or "nobody", exc_info=error)
         known = ApiError(
             500,
             "internal_error",
@@ -162,6 +165,9 @@ def _invalid(errors: Any) -> ApiError:
         path = ".".join(str(part) for part in item["loc"] if part != "body")
         found.append({"field": path, "rule": item["msg"], "code": item["type"]})
     first = found[0]
+    if first["code"] == "model_attributes_type" and not first["field"]:
+        remedy = "Send the fields as a JSON object, with Content-Type: application/json."
+        return ApiError(422, "validation_failed", "The body is not a JSON object.", field="", rule="a JSON object", remedy=remedy)
     where = f"{first['field']}: " if first["field"] else ""
     remedy = "Mend the fields named in details.errors; the API's schema is at /docs."
     return ApiError(422, "validation_failed", f"{where}{first['rule']}", field=first["field"], errors=found, remedy=remedy)

@@ -69,7 +69,7 @@ router = ContextRouter(tags=["evidence"])
 router.views("/v1/actions", actions, row_id="action_id", roles=EVERYBODY)
 
 
-@router.query("/v1/evidence/{action_id}", roles=EVERYBODY, response_model=EvidencePack, name="evidence_pack")
+@router.query("/v1/evidence/{action_id}", roles=EVERYBODY, narrowed=True, recorded=True, response_model=EvidencePack, name="evidence_pack")
 async def evidence_pack(
     action_id: str,
     reader: Reading,
@@ -133,7 +133,9 @@ async def _whole(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-@router.query("/v1/artifacts", roles=RegisterArtifact.roles, methods=("POST",), status_code=201, response_model=StoredArtifact)
+@router.query(
+    "/v1/artifacts", roles=RegisterArtifact.roles, narrowed=True, methods=("POST",), status_code=201, response_model=StoredArtifact
+)
 async def store_artifact(
     request: Request,
     name: Annotated[Label, Query(description="What to call it.")],

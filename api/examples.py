@@ -18,9 +18,25 @@ _PROFILE: Final = {"name": "customers", "description": "One row per customer", "
 _ACCESS: Final[dict[str, JsonObject]] = {
     "access.register_actor": {"actor_id": "agt-cleaner", "kind": "agent", "granted_roles": ["agent"], "owner": "usr-ana"},
     "access.change_roles": {"actor_id": "usr-ana", "granted_roles": ["analyst", "approver"]},
+    "access.change_owner": {"actor_id": "agt-cleaner", "owner": "usr-ben"},
+    "access.change_tier": {"actor_id": "usr-ana", "tier": "premium"},
+    "access.bound_domains": {"actor_id": "usr-ana", "domains": ["sales", "crm"]},
+    "access.offboard_actor": {"actor_id": "usr-ana"},
+    "access.link_identity": {"subject_sha256": "5" * 64, "issuer": "https://login.bank.example/realms/bank", "actor_id": "usr-ana"},
+    "access.unlink_identity": {"subject_sha256": "5" * 64},
     "access.suspend_actor": {"actor_id": "agt-cleaner"},
     "access.reinstate_actor": {"actor_id": "agt-cleaner"},
     "access.revoke_api_key": {"actor_id": "agt-cleaner", "key_id": "k1a2b3c4d5e6f708"},
+}
+_GROUPS: Final[dict[str, JsonObject]] = {
+    "groups.create_group": {"group_id": "grp-risk", "label": "Risk", "external_name": "bank-risk"},
+    "groups.rename_group": {"group_id": "grp-risk", "label": "Risk and controls", "external_name": "bank-risk"},
+    "groups.add_member": {"group_id": "grp-risk", "actor_id": "usr-ana"},
+    "groups.remove_member": {"group_id": "grp-risk", "actor_id": "usr-ana"},
+    "groups.map_roles": {"group_id": "grp-risk", "mapped_roles": ["approver"], "domains": ["sales", "crm"]},
+    "groups.nest_group": {"group_id": "grp-risk", "nested_id": "grp-market-risk"},
+    "groups.unnest_group": {"group_id": "grp-risk", "nested_id": "grp-market-risk"},
+    "groups.remove_group": {"group_id": "grp-risk"},
 }
 _AGENTS: Final[dict[str, JsonObject]] = {
     "agents.register_agent": {
@@ -109,7 +125,10 @@ _NOTIFICATIONS: Final[dict[str, JsonObject]] = {
         "about": f"dataset:{_DATASET}",
     },
     "notifications.mark_read": {"notification_id": "ntf-7f3a"},
+    "notifications.redeliver": {"webhook_id": "siem", "since": "2026-03-03T14:00:00Z"},
     "notifications.remove_webhook": {"webhook_id": "siem"},
+    "hooks.remove_hook": {"hook_id": "dbt"},
+    "sessions.end_session": {"session_id": "ses-9f86d081884c7d659a2feaa0c55ad015"},
 }
 _PIPELINES: Final[dict[str, JsonObject]] = {
     "pipelines.register_pipeline": {
@@ -222,6 +241,17 @@ _SUBJECTS: Final[dict[str, JsonObject]] = {
     "subjects.set_retention_rule": {"jurisdiction": "EU", "purpose": "marketing", "keep": "P730D"},
     "subjects.lift_retention_rule": {"jurisdiction": "EU", "purpose": "marketing"},
 }
+_DUTIES: Final[dict[str, JsonObject]] = {
+    "duties.define_rule": {
+        "rule_id": "build-and-ship",
+        "reason": "Whoever registers a pipeline does not deploy it",
+        "commands_apart": ["pipelines.register_pipeline", "pipelines.deploy_version"],
+    },
+    "duties.remove_rule": {"rule_id": "build-and-ship"},
+}
+_JOBS: Final[dict[str, JsonObject]] = {
+    "jobs.cancel_job": {"job_id": "0199d6f2-5b1c-7c3e-8a52-0c8d6b1f7a42", "comment": "The wrong quarter"}
+}
 _REPLAYS: Final[dict[str, JsonObject]] = {
     "replays.drop_replay": {"replay_id": "june", "comment": "The audit is over"},
     "replays.save_audit_query": {
@@ -232,14 +262,38 @@ _REPLAYS: Final[dict[str, JsonObject]] = {
     },
     "replays.retire_audit_query": {"query_id": "spent-in-a-period"},
 }
+_GRANTS: Final[dict[str, JsonObject]] = {
+    "grants.grant_role": {
+        "grant_id": "grt-7f3a",
+        "role": "analyst",
+        "about": "domain:sales",
+        "actor_id": "usr-ben",
+        "until": "2026-06-30T18:00:00Z",
+        "reason": "Stands in for usr-ana until the end of the quarter",
+    },
+    "grants.extend_grant": {"grant_id": "grt-7f3a", "until": "2026-09-30T18:00:00Z"},
+    "grants.revoke_grant": {"grant_id": "grt-7f3a", "reason": "She is back"},
+}
+_PROJECTS: Final[dict[str, JsonObject]] = {
+    "projects.create_project": {"project_id": "churn", "label": "Churn", "owner": "usr-ana", "description": "Who leaves, and why"},
+    "projects.describe_project": {"project_id": "churn", "owner": "usr-ben"},
+    "projects.attach_resource": {"project_id": "churn", "stream": f"dataset:{_DATASET}"},
+    "projects.detach_resource": {"project_id": "churn", "stream": f"dataset:{_DATASET}"},
+    "projects.archive_project": {"project_id": "churn", "reason": "The model is in production"},
+}
 EXAMPLES: Final[Mapping[str, JsonObject]] = MappingProxyType(
     {
         **_ACCESS,
+        **_GRANTS,
+        **_GROUPS,
+        **_PROJECTS,
         **_AGENTS,
         **_APPROVALS,
         **_BUDGETS,
         **_CATALOG,
+        **_DUTIES,
         **_EXPORTS,
+        **_JOBS,
         **_KEYS,
         **_NOTIFICATIONS,
         **_PIPELINES,

@@ -70,7 +70,7 @@ async def export(export_id: Annotated[ExportId, Path()], reader: Reading) -> Jso
     return {**row, "progress": await progress_of(reader.services.reads, reader.asker.tenant, export_id) if waiting else None}
 
 
-@router.query("/exports/{export_id}/pack", roles=OVERSEERS, response_model=None, name="export_pack")
+@router.query("/exports/{export_id}/pack", roles=OVERSEERS, limit="queries", recorded=True, response_model=None, name="export_pack")
 async def pack(
     export_id: Annotated[ExportId, Path()],
     reader: Present,

@@ -210,15 +210,20 @@ def _last_word(why: FeedEnded, position: int) -> str:
     return orjson.dumps({"code": why.code, "message": why.message, "position": position, "remedy": why.remedy}).decode()
 
 
+def identity_headers(scope: Scope) -> Headers:
+    """The headers of a WebSocket's request, with the token that a browser could offer as a subprotocol only."""
+    tokens = [(b"authorization", b"Bearer " + one.removeprefix(BEARER).encode()) for one in scope["subprotocols"] if one.startswith(BEARER)]
+    return [*scope["headers"], *tokens]
+
+
 async def talk_over_socket(open_feed: Opening, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
     """The whole life of a WebSocket. What a request would be refused with is answered before it is accepted, with that status."""
     await receive()  # websocket.connect
     services: Services = scope["app"].state.services
     offered: list[str] = scope["subprotocols"]
-    tokens = [(b"authorization", b"Bearer " + one.removeprefix(BEARER).encode()) for one in offered if one.startswith(BEARER)]
     async with AsyncExitStack() as stack:
         try:
-            talk = await open_talk(open_feed, services, scope, [*scope["headers"], *tokens], stack)
+            talk = await open_talk(open_feed, services, scope, identity_headers(scope), stack)
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets the one error body
             return await refuse_socket(error_response(error, request_id), send)
         chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -13,15 +14,18 @@ from starlette.types import Scope
 from api.asking import described
 from api.errors import ApiError
 from api.feeding import SUBPROTOCOL, Opened
-from api.reading import position_of, require_role
+from api.reading import position_of, require_role, require_usable
 from api.routing import ContextRouter, View
 from api.services import Services
 from api.system import READERS
 from api.viewing import query_parameters
-from domain.kernel import EVENTS, Asker
+from domain.kernel import EVENTS, Asker, Refused
 from domain.values import EVERYBODY
+from infra.read_queries import ListQuery
 from infra.row_filters import row_filter
+from projections.engine import ReadTable
 from streams.changes import Wanted
+from streams.feeds import FeedEnded
 from streams.tail import Entry
 
 FEEDS: Final = "/v1/feeds/"
@@ -39,6 +43,7 @@ router = ContextRouter(tags=["feeds"])
 
 async def open_events(services: Services, scope: Scope, asker: Asker) -> Opened:
     require_role(asker, READERS)
+    await services.fields.require_whole(asker)
     given = query_parameters(scope, _EVENT_PARAMETERS)
     return services.feeds.events(asker, await _after(services, scope, given), _wanted_events(asker.tenant, given))
 
@@ -84,11 +89,23 @@ async def open_changes(services: Services, scope: Scope, asker: Asker) -> Opened
         where = {name: given[name] for name in filters if name in given}
         where = view.own.narrowed(asker, where) if view.own else where
         matches = row_filter(view.read, where) if where else None
-        wanted[view.read.name] = Wanted(view.read, view.read.tenant or asker.tenant, ids, matches)
+        require_usable(view.read, ListQuery(where), await services.fields.masked(asker, view.read.name))
+        masked = partial(_masked, services, asker, view.read, where)
+        wanted[view.read.name] = Wanted(view.read, view.read.tenant or asker.tenant, ids, matches, masked)
     after = await _after(services, scope, given)
     if after is not None:
         await _require_near(services, after)
     return services.feeds.changes(asker, after, wanted)
+
+
+async def _masked(services: Services, asker: Asker, read: ReadTable[Any], where: dict[str, list[str]]) -> frozenset[str]:
+    """What is masked now; the policies may have changed since the feed was opened."""
+    masked = await services.fields.masked(asker, read.name)
+    try:
+        require_usable(read, ListQuery(where), masked)
+    except Refused as refused:
+        raise FeedEnded("access_changed", refused.message, "Connect again without that filter; go on after this position.") from None
+    return masked
 
 
 def readable(app: FastAPI) -> dict[str, View]:
@@ -104,6 +121,7 @@ def _chosen(views: dict[str, View], asker: Asker, tables: list[str]) -> list[Vie
             remedy = f"Use some of {', '.join(sorted(views))}."
             raise ApiError(422, "invalid_parameter", f"There is no table {table!r} to follow.", field="table", remedy=remedy)
         require_role(asker, views[table].roles)
+    require_role(asker, EVERYBODY)
     return [views[table] for table in tables] or [view for view in views.values() if asker.roles & view.roles]
 
 

@@ -48,7 +48,9 @@ def _body(members: Mapping[str, str], *, yaml: bool = False) -> dict[str, Any]:
 router = ContextRouter(prefix="/v1/imports", tags=["imports"])
 
 
-@router.query("/dbt", roles=SyncDataset.roles, methods=("POST",), response_class=StreamingResponse, openapi_extra=_body(_DBT))
+@router.query(
+    "/dbt", roles=SyncDataset.roles, narrowed=True, methods=("POST",), response_class=StreamingResponse, openapi_extra=_body(_DBT)
+)
 async def import_dbt(request: Request) -> StreamingResponse:
     """Import a dbt project's manifest, with its catalog for column types; answers one JSON line for each command.
 
@@ -63,7 +65,14 @@ async def import_dbt(request: Request) -> StreamingResponse:
     return await _import(request, await read_body(request.receive, MAX_JSON_BYTES), commands)
 
 
-@router.query("/odcs", roles=SyncDataset.roles, methods=("POST",), response_class=StreamingResponse, openapi_extra=_body(_ODCS, yaml=True))
+@router.query(
+    "/odcs",
+    roles=SyncDataset.roles,
+    narrowed=True,
+    methods=("POST",),
+    response_class=StreamingResponse,
+    openapi_extra=_body(_ODCS, yaml=True),
+)
 async def import_odcs(request: Request) -> StreamingResponse:
     """Import an Open Data Contract Standard v3 contract, as JSON or as YAML; answers one JSON line for each command.
 

@@ -18,7 +18,7 @@ _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _REMEDY: Final = "Set AUREUS_METRICS_TOKEN on the server, and have the scraper send it: Authorization: Bearer <token>."
 
 
-@router.query("/metrics", roles=PUBLIC, response_class=Response)
+@router.query("/metrics", roles=PUBLIC, response_class=Response, limit="none")
 async def metrics(request: Request) -> Response:
     """Counters and positions for Prometheus (text, or OpenMetrics when asked for): with the scrape token, or from this machine."""
     services: Services = request.app.state.services

@@ -114,7 +114,7 @@ async def test_change(change: Change, reader: Present, request: Request) -> Json
     return await run_test(await _desk(reader, request), change)
 
 
-@router.query("/v1/policies/impact", roles=AUTHORS, methods=("POST",), response_model=Impact)
+@router.query("/v1/policies/impact", roles=AUTHORS, methods=("POST",), limit="queries", response_model=Impact)
 async def impact_of_change(step: Step, reader: Present, request: Request) -> JsonObject:
     """Ask the latest decisions again under what a change would leave in force; what flips goes on record, with a rollback plan."""
     desk = await _desk(reader, request)
@@ -122,7 +122,7 @@ async def impact_of_change(step: Step, reader: Present, request: Request) -> Jso
     return await analyse_impact(desk, change, step.decisions)
 
 
-@router.query("/v1/policies/conflicts", roles=EXAMINERS, response_model=Conflicts)
+@router.query("/v1/policies/conflicts", roles=EXAMINERS, limit="queries", response_model=Conflicts)
 async def conflicts_in_force(reader: Reading, request: Request) -> JsonObject:
     """Search for questions to which two policies in force, now or then, answer differently."""
     return await find_conflicts(await _desk(reader, request))

@@ -14,7 +14,7 @@ from api.reading import Present
 from api.routing import PUBLIC, ContextRouter
 from api.services import Services
 from domain.values import Role
-from infra.envelope import entry_bytes
+from infra.entries import entries
 from infra.verifier.tree import TILE_WIDTH, ProofError, TileLevel, parse_tile_path, tile_path, tile_width
 
 router = ContextRouter(tags=["proofs"])
@@ -55,12 +55,18 @@ class Root(BaseModel):
     root: str
 
 
-@router.query("/v1/log/tile/entries/{place:path}", roles=VERIFIERS, response_class=Response)
+@router.query("/v1/log/tile/entries/{place:path}", roles=VERIFIERS, response_class=Response, recorded=True)
 async def entry_bundle(reader: Present, place: str) -> Response:
     """Up to 256 entries (C2SP tlog-tiles): each as two bytes of length, big-endian, and the entry."""
-    _, index, width = await _tile(reader.services, f"tile/entries/{place}")
-    stored = await reader.services.ledger.entries(index * TILE_WIDTH, width)
-    bundle = b"".join(len(entry).to_bytes(2, "big") + entry for entry in (entry_bytes(event.body, event.signatures) for event in stored))
+    services, (_, index, width) = reader.services, await _tile(reader.services, f"tile/entries/{place}")
+    operator, after = services.settings.operations.operator_tenant, index * TILE_WIDTH
+    found = await entries(services.reads, reader.asker.tenant, operator, after, after + width)
+    own = [entry for entry in found if entry is not None]
+    if len(own) < width:
+        message = f"{width - len(own)} of the {width} entries are another tenant's, and a bundle leaves none out."
+        remedy = "Ask for single entries at /v1/ledger/entries; the whole log is mirrored by the tenant that AUREUS_OPERATOR_TENANT names."
+        raise ApiError(403, "outside_tenant", message, field="place", remedy=remedy)
+    bundle = b"".join(len(entry).to_bytes(2, "big") + entry for entry in own)
     return Response(bundle, media_type=BYTES, headers={"cache-control": f"private, {_FOREVER}"})
 
 

@@ -1,4 +1,4 @@
-"""What Aureus says about itself, written from the code: `python -m api.reference` writes docs/events.md and cli.md,
+"""What Aureus says about itself, written from the code: `python -m api.reference` writes docs/events.md, api.md and cli.md,
 and beside the code api/openapi.yaml and api/commands.json."""
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
+from fastapi.routing import APIRoute
 
 from api.app import create_app
 from api.cli.reference import render_reference
+from api.operations import render_operations
 from api.services import projections
 from domain.exports import IndexCommitted
 from domain.foreign import EventStored
@@ -151,15 +153,22 @@ def render_openapi() -> str:
     return yaml.dump(document, Dumper=yaml.CSafeDumper, allow_unicode=True, width=120)
 
 
+def render_api() -> str:
+    """Every operation, for people."""
+    return render_operations((route for route in create_app().routes if isinstance(route, APIRoute)), COMMAND)
+
+
 def render_commands() -> str:
     """Which command a POST to which path asks for: what a client that signs commands has to know, without all that serves them."""
-    routes = [route for route in create_app().routes if hasattr(route, "command")]
-    asked = {route.path: f"{route.command.__module__}:{route.command.__name__}" for route in routes}  # type: ignore[attr-defined]
+    routes = [route for route in create_app().routes if hasattr(route, "entrance")]
+    commands = {route.path: route.entrance.command for route in routes}  # type: ignore[attr-defined]
+    asked = {path: f"{command.__module__}:{command.__name__}" for path, command in commands.items()}
     return json.dumps(asked, indent=1, sort_keys=True) + "\n"
 
 
 GENERATED: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
+        "api.md": render_api,
         "cli.md": render_reference,
         "events.md": render_events,
         "../api/openapi.yaml": render_openapi,

@@ -120,7 +120,7 @@ class Queries(BaseModel):
 router = ContextRouter(prefix="/v1", tags=["replays"])
 
 
-@router.query("/replay/{stream}", roles=OVERSEERS, name="replay_stream")
+@router.query("/replay/{stream}", roles=OVERSEERS, limit="queries", name="replay_stream", recorded=True)
 async def replay_stream(
     stream: Annotated[str, Path(description="A category, a colon and an id, such as dataset:customers.")],
     reader: Present,
@@ -140,7 +140,7 @@ async def replay_stream(
 # -- replays in the database
 
 
-@router.query("/replays", roles=OVERSEERS, methods=("POST",), status_code=201, name="request_replay")
+@router.query("/replays", roles=OVERSEERS, methods=("POST",), limit="queries", status_code=201, name="request_replay")
 async def request_replay(wanted: NewReplay, reader: Present, request: Request) -> Response:
     """Have the ledger folded up to a position into tables of its own, to be asked in SQL; it is built behind this answer."""
     services = reader.services
@@ -171,7 +171,7 @@ async def replay(replay_id: Annotated[str, Path()], reader: Reading) -> JsonObje
     return {**row, "progress": await progress_of(reader.services.reads, reader.asker.tenant, replay_id) if waiting else None}
 
 
-@router.query("/replays/{replay_id}/login", roles=OVERSEERS, methods=("POST",))
+@router.query("/replays/{replay_id}/login", roles=OVERSEERS, methods=("POST",), recorded=True)
 async def hand_out_login(replay_id: Annotated[ReplayId, Path()], reader: Present, request: Request) -> ReplayLogin:
     """The replay's role and its password, shown this once, for psql or a notebook. Who took it is on record."""
     services = reader.services
@@ -199,7 +199,7 @@ async def hand_out_login(replay_id: Annotated[ReplayId, Path()], reader: Present
 # -- queries
 
 
-@router.query("/replays/{replay_id}/query", roles=OVERSEERS, methods=("POST",), response_model=QueryAnswer)
+@router.query("/replays/{replay_id}/query", roles=OVERSEERS, methods=("POST",), limit="queries", response_model=QueryAnswer, recorded=True)
 async def query(replay_id: Annotated[ReplayId, Path()], wanted: NewQuestion, reader: Present) -> Response:
     """Run one statement that reads, as the replay's own role; every run is on record, with the SHA-256 of its text."""
     row = await _row(reader, replay_id)

@@ -259,7 +259,7 @@ def _steps(entity: Entity, first: int, last: int) -> Iterator[Step]:
         )
 
 
-@router.query("/snapshots/{entity_type}/{entity_id}", roles=EVERYBODY)
+@router.query("/snapshots/{entity_type}/{entity_id}", roles=EVERYBODY, recorded=True)
 async def snapshot(
     entity_type: EntityType,
     entity_id: str,
@@ -301,7 +301,7 @@ async def _signed(reader: Reader, entity: Entity, version: int) -> tuple[str, st
     return None
 
 
-@router.query("/rollbacks/preview", roles=EVERYBODY)
+@router.query("/rollbacks/preview", roles=EVERYBODY, limit="queries", recorded=True)
 async def preview(
     entity_type: EntityType,
     entity_id: str,

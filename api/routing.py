@@ -19,10 +19,12 @@ from pydantic import create_model
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.asking import Answer, CommandAnswer, Complete, More, command_answer, command_endpoint
+from api.admission import Limit
+from api.asking import Answer, CommandAnswer, Complete, Entrance, More, command_answer, command_endpoint
+from api.dressing import Deprecated
 from api.errors import ErrorBody, error_response
 from api.feeding import EventStream, Opening, open_talk
-from api.reading import Present, Reader, Reading, present_only, require_role
+from api.reading import Present, Reader, Reading, present_only, require_admitted
 from api.services import Services
 from api.viewing import Own, list_answer, list_endpoint, row_answer, row_endpoint
 from domain.kernel import Command
@@ -31,7 +33,6 @@ from projections.engine import ReadTable
 
 __all__ = ["PUBLIC", "ContextRouter", "Own", "Present", "Reader", "Reading"]
 
-NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 PUBLIC: Final[frozenset[Role]] = frozenset()
 """The authorisation rule of the few routes that need no identity."""
 
@@ -62,11 +63,12 @@ class ContextRouter(APIRouter):
         `more` is what the answer, which is a `model`, tells besides.
         """
         in_path = re.findall(r"{(\w+)", path)
+        entrance = Entrance(command, status, complete, more)
         self._declare(
             path,
             "POST",
             command_endpoint(command, in_path),
-            command_answer(command, status, complete, more),
+            command_answer(entrance),
             command.roles,
             name=command.command_name,
             summary=_first_line(command),
@@ -75,7 +77,7 @@ class ContextRouter(APIRouter):
             response_model=model,
             responses={202: {"model": CommandAnswer, "description": "Parked: it waits for an approval."}, **_ERRORS},
         )
-        self.routes[-1].command = command  # type: ignore[attr-defined]
+        self.routes[-1].entrance = entrance  # type: ignore[attr-defined]
 
     def views(
         self,
@@ -115,17 +117,38 @@ class ContextRouter(APIRouter):
         self.routes[-1].opening = opening  # type: ignore[attr-defined]
 
     def query(
-        self, path: str, *, roles: frozenset[Role], methods: tuple[str, ...] = ("GET",), **options: Any
+        self,
+        path: str,
+        *,
+        roles: frozenset[Role],
+        methods: tuple[str, ...] = ("GET",),
+        limit: Limit | None = None,
+        secret: bool = False,
+        deprecation: Deprecated | None = None,
+        narrowed: bool = False,
+        any_scope: bool = False,
+        recorded: bool = False,
+        **options: Any,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """An ordinary FastAPI endpoint with an authorisation rule; declare a `Reading` parameter to read, or a `Present` one."""
+        """An ordinary FastAPI endpoint with an authorisation rule; declare a `Reading` parameter to read, or a `Present` one.
+
+        `limit="queries"` counts it as an expensive read; what is `secret` is never compressed; `deprecation` says that it will go.
+        `narrowed`: nobody is shown more than they reach, for all that it shows is found through the reader or asked in their name; without
+        that word, whoever reaches a part of the tenant only is refused. `any_scope`: whatever a credential is good for, it is for this.
+        `recorded`: it shows what was recorded as it was; refused to whoever is not shown every field of every list.
+        """
 
         def register(endpoint: Callable[..., Any]) -> Callable[..., Any]:
             dependencies = [] if roles is PUBLIC or _reads(endpoint) else [Depends(_authorised)]
             dependencies += [] if _reads(endpoint) else [Depends(present_only)]
             options.setdefault("summary", _first_line(endpoint))
             options.setdefault("responses", _ERRORS)
-            self.add_api_route(path, endpoint, methods=list(methods), dependencies=dependencies, **options)
-            self.routes[-1].authorisation = roles  # type: ignore[attr-defined]
+            self.add_api_route(
+                path, endpoint, methods=list(methods), dependencies=dependencies, deprecated=deprecation is not None or None, **options
+            )
+            route: Any = self.routes[-1]
+            route.authorisation, route.limit, route.secret, route.deprecation = roles, limit, secret, deprecation
+            route.narrowed, route.any_scope, route.recorded = narrowed, any_scope, recorded
             return endpoint
 
         return register
@@ -152,6 +175,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         404: "Not there",
         409: "Refused by a rule, or a conflict",
         422: "Not a valid request",
+        429: "Too much within too short a time",
         503: "Not available now",
     }.items()
 }
@@ -169,7 +193,7 @@ def _reads(endpoint: Callable[..., Any]) -> bool:
 async def _authorised(request: Request) -> None:
     services: Services = request.app.state.services
     asker = await services.authenticator.authenticate(request.scope["headers"])
-    require_role(asker, request.scope["route"].authorisation)
+    require_admitted(asker, request)
 
 
 class Declared:
@@ -187,5 +211,4 @@ class Declared:
             response = await self._answer(scope["app"].state.services, scope, receive)
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets the one error body
             response = error_response(error, scope["state"]["request_id"])
-        response.raw_headers.append(NOSNIFF)
         return response

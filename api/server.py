@@ -14,7 +14,7 @@ import uvicorn
 import uvloop
 
 from api.app import create_app
-from api.protocol import WholeAnswers
+from api.protocol import WholeAnswers, watch
 from api.services import Services, open_services
 from api.workers import chosen, follow, require_kafka, spare_the_collector, stopping, supervise
 from infra.adoption import ensure_policies
@@ -22,6 +22,7 @@ from infra.demo import ensure_demo
 from infra.metrics_server import metrics_served
 from infra.observing import observed
 from infra.settings import Settings, SettingsError
+from infra.tasks import ended
 from streams.backups import record_restore
 from streams.feeds import Feeds
 
@@ -65,7 +66,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._feeds = feeds
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._watching = asyncio.create_task(watch(self.server_state), name="connections")
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await ended(self._watching)
         await self._feeds.close()
         await super().shutdown(sockets)
 
@@ -120,7 +126,7 @@ def server_of(services: Services) -> uvicorn.Server:
         backlog=BACKLOG,
         lifespan="on",
         server_header=False,
-        proxy_headers=False,  # nobody here asks for the caller's address, so no header may pretend to tell it
+        proxy_headers=False,  # whose word on the caller's address is taken is api/admission.py's affair
     )
     return _Server(config, services.feeds)
 

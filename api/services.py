@@ -7,22 +7,34 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from api.authentication import Authenticator, lookup_in
+from api.authentication import Authenticator
 from api.errors import ApiError
+from api.identity_provider import IdentityProvider
+from api.joining import Joining
 from commands.path import CommandPath
 from domain.contexts import CONTEXTS
 from domain.kernel import Decider
+from infra import circuit
+from infra.access_store import AccessStore
 from infra.blobs import BlobStore, LocalBlobs
 from infra.embedded import EmbeddedPostgres
+from infra.fields import Fields
+from infra.holdings import holdings_of
+from infra.hooks import HookStore
 from infra.key_encryption import KeyEncryptionKeys
 from infra.keystore import FileKeystore, verify
+from infra.last_used import LastUsed
 from infra.ledger import Ledger
+from infra.limit_settings import Front
+from infra.limiting import Limiter
 from infra.measures import commands
 from infra.metrics import Metrics
+from infra.oidc import Provider
 from infra.opa import OpaServer
 from infra.opening import open_ledger
 from infra.own_witness import OwnWitness
@@ -34,9 +46,15 @@ from infra.policy_sets import GovernedPolicies
 from infra.proofs import Proofs
 from infra.read_models import create_read_models
 from infra.read_queries import Reads
+from infra.resources import Alarms, Sampler
 from infra.s3_blobs import S3Blobs
+from infra.scim_users import ScimUsers
 from infra.scratch import Scratch
+from infra.sealed_secrets import SealedSecrets
+from infra.second_factor import SecondFactors
 from infra.settings import Settings, SettingsError
+from infra.slowing import Slowing
+from infra.standing import Standing
 from infra.tasks import ended
 from infra.tiles import Tiles
 from infra.timestamps import Timestamping
@@ -51,12 +69,14 @@ from streams.archive import Archivist
 from streams.erasing import Eraser
 from streams.exports import Exporter, Outside
 from streams.feeds import Feeds
+from streams.jobs import Carrier, Worker
 from streams.listening import brought_by_kafka
 from streams.notifications import Courier
 from streams.progress import Progress, watch
 from streams.reactions import reactions, sweeps
 from streams.reactor import Reactor, place_reactions
 from streams.replays import Replayer
+from streams.resources import Watchman
 from streams.sagas import sagas
 from streams.vault import Rewrapper
 from streams.ways import follow_kafka, follow_ledger, relay_ledger
@@ -95,17 +115,31 @@ class Services:
     path: CommandPath
     reads: Reads
     policy: GovernedPolicies
+    fields: Fields
     blobs: BlobStore
     tokens: TokenIssuer
     passwords: Passwords
+    second_factors: SecondFactors
+    slowing: Slowing
+    last_used: LastUsed
     webhooks: WebhookStore
+    hooks: HookStore
+    scim: ScimUsers
     vault: VaultRecords
     scratch: Scratch
+    standing: Standing
+    provider: IdentityProvider | None
     authenticator: Authenticator
+    limiter: Limiter
     metrics: Metrics
     projections: tuple[Projection, ...]
     progress: Progress
     feeds: Feeds
+
+    @property
+    def shared_secrets(self) -> tuple[SealedSecrets, SealedSecrets]:
+        """Those of webhooks and of hooks, which other systems know as well."""
+        return self.webhooks.secrets, self.hooks.secrets
 
     async def wait_for(self, position: int) -> None:
         """Waits until the read models have reached a position; ApiError 503 when they take too long."""
@@ -135,15 +169,15 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         reads, progress = await _open_reads(dsn, all_projections, stack)
         policy = await _open_policies(settings, stack)
         await witnessing.asked()  # before anything is written
-        metrics = Metrics(dsn, (projection.name for projection in all_projections))
-        stack.push_async_callback(metrics.close)
+        metrics = _open_metrics(dsn, all_projections, stack)
         await _move_read_models(settings, ledger, dsn, all_projections, progress, metrics, stack, moves=run_projections)
-        feeds = Feeds(ledger, reads, progress, all_projections, brought_by_kafka(settings.kafka, ledger.name))
-        stack.push_async_callback(feeds.close)
+        stack.push_async_callback((feeds := _feeds(settings, ledger, reads, progress, all_projections)).close)
         path = CommandPath(traced(ledger), policy, deciders(), verify)
         await _react(ledger, dsn, path, reads, stack, react=background)
-        passwords, webhooks = await _open_secrets(dsn, vault.vault.keks, stack, deliver=background)
-        metrics.add(ledger.readings, commands(path.ended), policy.measured.readings, witnessing.readings, feeds.readings)
+        access, passwords, webhooks = await _open_secrets(dsn, vault.vault.keks, stack, deliver=background)
+        scim, hooks = await _open_beside(dsn, vault, stack)
+        limiter = _open_limiter(settings.front, stack)
+        metrics.add(*(each.readings for each in (circuit, limiter, ledger, policy.measured, witnessing, feeds)), commands(path.ended))
         services = Services(
             settings=settings,
             dsn=dsn,
@@ -157,13 +191,22 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
             path=path,
             reads=reads,
             policy=policy,
+            fields=Fields(ledger, policy),
             blobs=blobs,
-            tokens=(tokens := TokenIssuer(keystore.token, ledger.name)),
+            tokens=(tokens := TokenIssuer(keystore.token, ledger.name, lifetime_seconds=settings.tokens.access_seconds)),
             passwords=passwords,
+            second_factors=SecondFactors(access, vault.vault.keks),
+            slowing=Slowing(access),
+            last_used=(last_used := _note_uses(access, stack)),
             webhooks=webhooks,
+            hooks=hooks,
+            scim=scim,
             vault=vault,
             scratch=Scratch(dsn, ledger.name, settings.tenant, vault.vault.keks, embedded=settings.database_url is None),
-            authenticator=Authenticator(tokens, lookup_in(reads)),
+            standing=(standing := Standing(reads.many, partial(holdings_of, reads))),
+            provider=(provider := _open_provider(settings, path, reads, progress, scim, stack)),
+            authenticator=Authenticator(tokens, reads.many, standing, providers=provider, noted=last_used.note),
+            limiter=limiter,
             metrics=metrics,
             projections=all_projections,
             progress=progress,
@@ -172,6 +215,16 @@ async def open_services(settings: Settings, *, run_projections: bool = True) -> 
         if background:
             _work(services, stack)
         yield services
+
+
+def _open_metrics(dsn: str, all_projections: tuple[Projection, ...], stack: AsyncExitStack) -> Metrics:
+    metrics = Metrics(dsn, (projection.name for projection in all_projections))
+    stack.push_async_callback(metrics.close)
+    return metrics
+
+
+def _feeds(settings: Settings, ledger: Ledger, reads: Reads, progress: Progress, all_projections: tuple[Projection, ...]) -> Feeds:
+    return Feeds(ledger, reads, progress, all_projections, brought_by_kafka(settings.kafka, ledger.name))
 
 
 async def _open_ledger(settings: Settings, stack: AsyncExitStack) -> tuple[str, FileKeystore, Ledger]:
@@ -187,15 +240,28 @@ def _work(services: Services, stack: AsyncExitStack) -> None:
     """What goes on in the background: packs, archive segments, erasures, replays, and keys that are wrapped again."""
     settings, shelf, reads = services.settings, services.shelf, services.reads
     ledger, dsn, path, progress = services.ledger, services.dsn, services.path, services.progress
+    carrier: Carrier = import_module("api.bulk").JobCarrier(services)  # it knows every route, and the routes know this module
     work = {
         "exports": Exporter(ledger, dsn, path, reads, progress, shelf, services.witnessing, Outside(settings)).run(),
         "archive": Archivist(ledger, dsn, path, progress, services.tiles, services.proofs, services.blobs, settings).run(),
-        "erasures": Eraser(ledger, dsn, path, reads, progress, shelf, services.blobs).run(),
+        "erasures": Eraser(ledger, dsn, path, reads, progress, shelf, services.blobs, services.scim).run(),
         "replays": Replayer(dsn, path, reads, progress, services.scratch, services.projections).run(),
-        "vault": Rewrapper(dsn, path, services.vault, services.webhooks).run(),
+        "jobs": Worker(ledger, dsn, path, reads, progress, services.blobs, carrier).run(),
+        "vault": Rewrapper(dsn, path, services.vault, services.shared_secrets, services.second_factors).run(),
     }
+    work["resources"] = _watchman(services).run()
     for name, running in work.items():
         stack.push_async_callback(ended, asyncio.create_task(running, name=name))
+
+
+def _watchman(services: Services) -> Watchman:
+    """Who tells the operator's administrators when this machine runs short of something."""
+    settings, chosen = services.settings, services.settings.operations
+    sampler = Sampler((settings.home, settings.postgres_dir), services.reads, (services.reads.busy,))
+    alarms = Alarms(dict(chosen.alert_percent))
+    services.metrics.add(alarms.readings)
+    tenant = chosen.operator_tenant or settings.tenant
+    return Watchman(sampler, alarms, services.path, services.reads, tenant, chosen.alert_every_seconds)
 
 
 async def _open_postgres(settings: Settings, stack: AsyncExitStack) -> str:
@@ -278,6 +344,28 @@ def _open_anchors(
     return witnessing, timestamping
 
 
+def _open_limiter(policy: Front, stack: AsyncExitStack) -> Limiter:
+    """Counts of this process, and those in Redis where one is named; whether it answers shows with the first count."""
+    if policy.redis_url is None:
+        return Limiter(policy)
+    from infra.limiting_redis import RedisWindows  # noqa: PLC0415 - its library takes long to load, and few have a Redis
+
+    limiter = Limiter(policy, RedisWindows(policy.redis_url, policy.query_window_seconds))
+    stack.push_async_callback(limiter.close)
+    return limiter
+
+
+def _open_provider(
+    settings: Settings, path: CommandPath, reads: Reads, progress: Progress, scim: ScimUsers, stack: AsyncExitStack
+) -> IdentityProvider | None:
+    """What logs people in who are known elsewhere. Nothing is fetched yet: Aureus starts without its provider."""
+    if settings.oidc is None:
+        return None
+    opened = IdentityProvider(Provider(settings.oidc), Joining(settings.oidc, settings.tenant, path, reads, progress, scim))
+    stack.push_async_callback(opened.provider.close)
+    return opened
+
+
 async def open_blobs(settings: Settings, stack: AsyncExitStack) -> BlobStore:
     if settings.s3 is None:
         return LocalBlobs(settings.blobs_dir)
@@ -302,11 +390,15 @@ async def _open_policies(settings: Settings, stack: AsyncExitStack) -> GovernedP
     return policies
 
 
-async def _open_secrets(dsn: str, keks: KeyEncryptionKeys, stack: AsyncExitStack, *, deliver: bool) -> tuple[Passwords, WebhookStore]:
-    """What is kept beside the ledger: passwords, and webhooks with their secrets."""
-    passwords = Passwords(dsn)
-    await passwords.open()
-    stack.push_async_callback(passwords.close)
+async def _open_secrets(
+    dsn: str, keks: KeyEncryptionKeys, stack: AsyncExitStack, *, deliver: bool
+) -> tuple[AccessStore, Passwords, WebhookStore]:
+    """What is kept beside the ledger: what actors prove themselves by, and webhooks with their secrets."""
+    access = AccessStore(dsn)
+    await access.open()
+    stack.push_async_callback(access.close)
+    passwords = Passwords(access)
+    stack.callback(passwords.close)
     webhooks = WebhookStore(dsn, keks)
     await webhooks.open()
     stack.push_async_callback(webhooks.close)
@@ -314,7 +406,24 @@ async def _open_secrets(dsn: str, keks: KeyEncryptionKeys, stack: AsyncExitStack
         port = HttpWebhooks()
         stack.push_async_callback(port.close)
         stack.push_async_callback(ended, asyncio.create_task(Courier(webhooks, port).run(), name="webhooks"))
-    return passwords, webhooks
+    return access, passwords, webhooks
+
+
+def _note_uses(access: AccessStore, stack: AsyncExitStack) -> LastUsed:
+    """What is used is written down now and then, and a last time at the end."""
+    last_used = LastUsed(access)
+    stack.push_async_callback(last_used.flush)
+    stack.push_async_callback(ended, asyncio.create_task(last_used.run(), name="last-used"))
+    return last_used
+
+
+async def _open_beside(dsn: str, vault: VaultRecords, stack: AsyncExitStack) -> tuple[ScimUsers, HookStore]:
+    """What other systems say of people, and what they report: kept beside the ledger as well."""
+    scim, hooks = ScimUsers(dsn, vault), HookStore(dsn, vault.vault.keks)
+    for store in (scim, hooks):
+        await store.open()
+        stack.push_async_callback(store.close)
+    return scim, hooks
 
 
 def now() -> datetime:

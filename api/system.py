@@ -19,10 +19,13 @@ from api.services import Services
 from domain.kernel import JsonObject
 from domain.keys import KeyAdded
 from domain.values import PEOPLE, Role
+from infra import circuit
 from infra.archive.fetching import fetched, sealed_segments
 from infra.archive.segment import ArchiveError
 from infra.checkpoint import verifier_key
-from infra.envelope import entry_bytes
+from infra.entries import entries as entries_of
+from infra.entries import own_events
+from infra.read_queries import NOBODYS
 from infra.rebuild import Rebuilt, rebuild
 from projections.engine import Projection, ProjectionError
 
@@ -30,6 +33,7 @@ router = ContextRouter(tags=["ledger"])
 READERS: Final = PEOPLE
 VERIFIERS: Final = frozenset({Role.AUDITOR, Role.ADMIN})
 OPERATORS: Final = frozenset({Role.ADMIN})
+_STANDINGS: Final = "SELECT name, version, position, stopped FROM projections.positions ORDER BY name"
 _STOPPED: Final = "SELECT name, stopped FROM projections.positions WHERE stopped IS NOT NULL"
 After = Annotated[int, Query(ge=0, description="Only events after this position.")]
 Limit = Annotated[int, Query(ge=1, le=5_000, description="At most this many.")]
@@ -61,18 +65,21 @@ class Standings(BaseModel):
     size: int
 
 
-@router.query("/healthz", roles=PUBLIC, tags=["health"])
+@router.query("/healthz", roles=PUBLIC, tags=["health"], limit="none")
 async def healthy() -> dict[str, str]:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
-@router.query("/readyz", roles=PUBLIC, tags=["health"])
+@router.query("/readyz", roles=PUBLIC, tags=["health"], limit="none")
 async def ready(request: Request) -> Response:
-    """Whether commands and reads would be answered now: the database, the policies, the read models."""
+    """Whether commands and reads would be answered now: the database, the policies, the read models.
+
+    `away` names what does not answer and is done without.
+    """
     services = request.app.state.services
     head = await services.ledger.refresh()
-    stopped: dict[str, str] = dict(await services.reads.fetch(_STOPPED, ()))
+    stopped: dict[str, str] = dict(await services.reads.fetch(_STOPPED, (), tenant=NOBODYS))
     reached = await services.reads.position()
     if reached > head.size:
         # The ledger cannot shrink: somebody cut its end off, or restored it without its read models.
@@ -84,6 +91,7 @@ async def ready(request: Request) -> Response:
         "size": head.size,
         "read_position": reached,
         "stopped": stopped,
+        "away": circuit.away(),
     }
     return JSONResponse(body, 503 if stopped else 200)
 
@@ -116,22 +124,25 @@ async def keys(request: Request) -> JsonObject:
     }
 
 
-@router.query("/v1/ledger/events", roles=READERS, response_model=LedgerEvents)
+@router.query("/v1/ledger/events", roles=READERS, response_model=LedgerEvents, recorded=True)
 async def events(reader: Reading, after: After = 0, limit: Limit = 100, tail: Annotated[bool, Query()] = False) -> LedgerEvents:
     """The event log as it is signed; `tail=true` answers the last `limit` events."""
-    ledger = reader.services.ledger
     size = await _end(reader)
     start = max(after, size - limit) if tail else after
-    stored = await ledger.entries(start, min(limit, max(size - start, 0)))
-    items = [{"position": event.position, **orjson.loads(event.body)} for event in stored if event.tenant == reader.asker.tenant]
-    return LedgerEvents(items=items, next_after=stored[-1].position if stored else start, size=size)
+    until = max(min(start + limit, size), start)
+    found = await own_events(reader.services.reads, reader.asker.tenant, start, until)
+    return LedgerEvents(items=[{"position": at, **orjson.loads(body)} for at, body in found], next_after=until, size=size)
 
 
-@router.query("/v1/ledger/entries", roles=VERIFIERS)
+@router.query("/v1/ledger/entries", roles=VERIFIERS, recorded=True)
 async def entries(reader: Reading, after: After = 0, limit: Limit = 1_000) -> JsonObject:
-    """The tree's entries, byte for byte in base64: what a verifier needs, and all it should believe."""
-    stored = await reader.services.ledger.entries(after, min(limit, max(await _end(reader) - after, 0)))
-    return {"after": after, "entries": [base64.b64encode(entry_bytes(event.body, event.signatures)).decode() for event in stored]}
+    """The tree's entries, byte for byte in base64: what a verifier needs, and all it should believe.
+
+    In place of another tenant's stands null: that it is there, the proofs say, which are anybody's.
+    """
+    services, until = reader.services, min(after + limit, await _end(reader))
+    found = await entries_of(services.reads, reader.asker.tenant, services.settings.operations.operator_tenant, after, until)
+    return {"after": after, "entries": [None if entry is None else base64.b64encode(entry).decode() for entry in found]}
 
 
 async def _end(reader: Reader) -> int:
@@ -144,7 +155,7 @@ async def standings(reader: Present) -> Standings:
     """Where each projection stands."""
     services = reader.services
     size = (await services.ledger.refresh()).size
-    rows = await services.reads.fetch("SELECT name, version, position, stopped FROM projections.positions ORDER BY name", ())
+    rows = await services.reads.fetch(_STANDINGS, (), tenant=NOBODYS)
     tables = {projection.name: [read.name for read in projection.tables] for projection in services.projections}
     items = [
         ProjectionStanding(

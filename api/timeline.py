@@ -77,7 +77,7 @@ class TimelinePage(BaseModel):
 router = ContextRouter(tags=["audit"])
 
 
-@router.query("/v1/timeline/{kind}/{entity_id}", roles=PEOPLE)
+@router.query("/v1/timeline/{kind}/{entity_id}", roles=PEOPLE, recorded=True)
 async def timeline(
     reader: Reading,
     kind: Annotated[str, Path(description="What it is: dataset, agent, actor, policy, approval, budget, pipeline and so on.")],

@@ -1,5 +1,6 @@
 """The vault over REST: personal values masked, or shown under a grant and on record; and the keys that they are sealed under."""
 
+from collections import Counter
 from typing import Annotated, Any, Final
 
 import orjson
@@ -254,7 +255,9 @@ async def vault_status(reader: Present) -> VaultStatus:
     """What the vault's keys are wrapped under, and whether this server has the key-encryption keys that it needs."""
     services = reader.services
     keys, pool = services.vault.vault.keys, services.vault.pool
-    wrapping, counts, secrets = await keys.wrapping(pool), await keys.counts(pool), await services.webhooks.counts()
+    wrapping, counts, secrets = await keys.wrapping(pool), await keys.counts(pool), Counter[str]()
+    for shared in services.shared_secrets:
+        secrets.update(await shared.counts())
     here = keys.keks.ids()
     ids = dict.fromkeys([*here, *counts, *secrets, wrapping])
     keks = [

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope
 
 from api.asking import Answer, described
 from api.errors import ApiError
-from api.reading import AS_OF, AT_LEAST, Reader, open_reader, require_role
+from api.reading import AS_OF, AT_LEAST, Reader, open_reader, require_reading, require_role
 from api.representing import FIELDS, fields_wanted, page_response, row_response, sparse
 from api.services import Services
 from domain.kernel import Asker, JsonObject
@@ -39,7 +39,7 @@ class Own:
 
     def narrowed(self, asker: Asker, where: dict[str, list[str]]) -> dict[str, list[str]]:
         """The filters, kept to what the caller may see; ApiError 403 when they ask for more."""
-        if self.whole and self.column not in where and asker.roles & self.overseers:
+        if self.whole and self.column not in where and self._oversees(asker):
             return where
         wanted = where.get(self.column, [asker.actor])
         if wanted != [asker.actor]:
@@ -47,7 +47,10 @@ class Own:
         return {**where, self.column: wanted}
 
     def shows(self, asker: Asker, row: JsonObject) -> bool:
-        return row[self.column] == asker.actor or bool(asker.roles & self.overseers)
+        return row[self.column] == asker.actor or self._oversees(asker)
+
+    def _oversees(self, asker: Asker) -> bool:
+        return asker.domains is None and not asker.roles.isdisjoint(self.overseers)
 
 
 def _moment_parameters() -> list[inspect.Parameter]:
@@ -85,8 +88,11 @@ def row_endpoint(id_field: str) -> Callable[..., Any]:
 
 async def _reader(services: Services, scope: Scope, roles: frozenset[Role], parameters: dict[str, list[str]]) -> Reader:
     asker = await services.authenticator.authenticate(scope["headers"])
-    require_role(asker, roles)
-    return await open_reader(services, asker, *(parameters[name][-1] if name in parameters else None for name in ("as_of", "at_least")))
+    require_reading(asker, roles)
+    as_of, at_least = (parameters[name][-1] if name in parameters else None for name in ("as_of", "at_least"))
+    reader = await open_reader(services, asker, as_of, at_least, roles)
+    scope["state"]["masked"] = reader.masked
+    return reader
 
 
 def query_parameters(scope: Scope, allowed: frozenset[str]) -> dict[str, list[str]]:

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import (
+    access,
     append,
+    authorise,
     bulk,
     decision_replay,
     diff,
@@ -32,6 +34,7 @@ from bench import (
     segments,
     start,
     streams,
+    token_check,
     verify,
 )
 from bench.lab import ROUND_SECONDS, CannotMeasure, open_lab
@@ -41,12 +44,15 @@ FIGURES: Final[tuple[Figure, ...]] = (
     *append.FIGURES,
     *bulk.FIGURES,
     *over_http.FIGURES,
+    *access.FIGURES,
     *policy.FIGURES,
     *guard.FIGURES,
     *rebuild.FIGURES,
     *relay.FIGURES,
     *segments.FIGURES,
     *streams.FIGURES,
+    *token_check.FIGURES,
+    *authorise.FIGURES,
     *start.FIGURES,
     *decision_replay.FIGURES,
     *diff.FIGURES,

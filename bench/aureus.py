@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from bench.servers import answers, ending, free_port, wait_until
 from infra.demo import ensure_demo
 from infra.settings import Settings
 
+UNLIMITED: Final = {f"AUREUS_LIMIT_{limit}": "off" for limit in ("QUERIES", "QUERIES_PREMIUM", "ACTOR", "KEY", "ADDRESS", "ATTEMPTS")}
+"""One program here makes the requests of a whole company."""
 TOKEN_SECONDS: Final = 600
 """A token is renewed after this; it is good for 900."""
 
@@ -73,20 +75,24 @@ async def found(home: Path, dsn: str) -> None:
 
 @contextmanager
 def serving(
-    home: Path, dsn: str | None = None, ready: Callable[[int], bool] | None = None, settings: Mapping[str, str] | None = None
+    home: Path,
+    dsn: str | None = None,
+    ready: Callable[[int], bool] | None = None,
+    settings: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Server]:
     """`aureus serve` on a home of its own; on `dsn`, or on its embedded PostgreSQL. Waits until `ready(port)`, or /readyz says so.
 
-    `settings` are further ones, by their names in the environment.
+    `settings` are further ones, by their names in the environment; nobody is limited unless they say so.
     """
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL" and not name.startswith("AUREUS_")}
-    environment |= {"AUREUS_HOME": str(home), "AUREUS_PORT": str(port), "AUREUS_LOG_LEVEL": "warning", **(settings or {})}
+    environment |= {"AUREUS_HOME": str(home), "AUREUS_PORT": str(port), "AUREUS_LOG_LEVEL": "warning", **UNLIMITED, **(settings or {})}
     if dsn is not None:
         environment["DATABASE_URL"] = dsn
     log = home / "serve.log"
     with log.open("ab") as output:
-        process = subprocess.Popen([sys.executable, "-m", "api.cli", "serve"], env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen([sys.executable, "-m", "api.cli", "serve", *options], env=environment, stdout=output, stderr=output)
     with ending(process):
         wait_until(lambda: ready(port) if ready else answers(port, "/readyz"), process, "aureus serve", log)
         yield Server(port, home, dsn)

@@ -133,6 +133,7 @@ async def _main(port: int, requests: Sequence[bytes], connections: int, seconds:
         "rate": len(times) / seconds,
         "mean_ms": sum(times) / len(times) * 1_000,
         "p50_ms": times[len(times) // 2] * 1_000,
+        "p95_ms": times[len(times) * 95 // 100] * 1_000,
         "p99_ms": times[len(times) * 99 // 100] * 1_000,
         "answers": len(times),
     }

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Final, assert_never
 
 from pydantic import Field
 
+from domain.access import Registration
 from domain.agents import (
     ActionRequested,
     Agent,
@@ -37,6 +38,10 @@ DATASETS_MAX: Final = 50
 
 def agent_stream(agent_id: str) -> str:
     return f"agent:{agent_id}"
+
+
+def actor_stream(actor_id: str) -> str:
+    return f"actor:{actor_id}"
 
 
 def dataset_stream(dataset_id: str) -> str:
@@ -80,6 +85,9 @@ class StopAgent(Command, name="agents.stop_agent", roles=STOPPERS | {Role.ANALYS
     restrains: ClassVar[bool] = True
     agent_id: AgentId
     reason: SomeText
+
+    def relies_on(self) -> tuple[str, ...]:
+        return (actor_stream(self.agent_id),)
 
 
 class ResumeAgent(Command, name="agents.resume_agent", roles=ADMINS):
@@ -194,12 +202,15 @@ def _revoke(agent: Agent, command: RevokeDelegation, asked: Asked) -> list[Agent
 
 
 def _stop(agent: Agent, command: StopAgent, asked: Asked) -> list[AgentEvent]:
+    # Who answers for it now: since it was registered, somebody else may have been named (access.owner_changed).
+    registration: Registration = asked.others.get(actor_stream(command.agent_id), Registration())
+    owner = registration.actor.owner if registration.actor else agent.owner
     require(
-        bool(asked.by.roles & STOPPERS) or asked.by.actor == agent.owner,
+        bool(asked.by.roles & STOPPERS) or asked.by.actor == owner,
         "not_the_owner",
         f"{asked.by.actor} does not answer for {command.agent_id}.",
         field="agent_id",
-        owner=agent.owner,
+        owner=owner,
         remedy="Ask its owner, or anybody who is an administrator, an approver or an auditor.",
     )
     if agent.stopped:

@@ -78,6 +78,8 @@ class Deciding:
         """`unkept` blocks what would be allowed: why the personal values of an earlier attempt could not be kept."""
         ask, sight = self._ask, self._sight
         name = ask.command.command_name
+        if sight.barred is not None:
+            return self._blocked(sight.barred.code, sight.barred.message, sight.barred.facts, denied=True)
         if sight.stopped is not None:
             message = f"{sight.stopped} was stopped: neither it nor whoever it delegated to acts until it is resumed."
             remedy = "Ask an administrator to resume it."
@@ -85,10 +87,15 @@ class Deciding:
         unsigned = self._unsigned()
         if unsigned is not None:
             return self._blocked(unsigned.code, unsigned.message, unsigned.facts, denied=True)
-        if not ask.by.roles & ask.command.roles:
-            needed = sorted(role.value for role in ask.command.roles)
-            message = f"{name} needs one of the roles {', '.join(needed)}."
-            return self._blocked("role_missing", message, {"roles_needed": needed, "remedy": "Ask somebody who holds one."}, denied=True)
+        if not ask.by.in_scope(name):
+            message = f"The credential that was shown is not for {name}."
+            facts = {"field": "scopes", "rule": name, "scopes": sorted(ask.by.scopes or ())}
+            remedy = "Use a key with this scope, or log in."
+            return self._blocked("scope_missing", message, {**facts, "remedy": remedy}, denied=True)
+        if sight.beyond is not None:
+            return self._blocked(sight.beyond.code, sight.beyond.message, sight.beyond.facts, denied=True)
+        if sight.apart is not None and not ask.command.restrains:
+            return self._blocked(sight.apart.code, sight.apart.message, sight.apart.facts, denied=True)
         self._enter("POLICY_CHECK")
         self._question = sight.question(ask)
         verdict = await sight.rulebook.check(self._question)
@@ -186,6 +193,7 @@ class Deciding:
             policy_version=self._sight.rulebook.version,
             approver_roles=verdict.approver_roles,
             quorum=verdict.quorum,
+            left=tuple(sorted(self._sight.left)),
         )
         events = tuple(APPROVALS.decide(self._approval.state, use, self._sight.asked))
         return [(APPROVALS, (ask.by.tenant, APPROVALS.stream(use)), self._approval, events)]
@@ -254,7 +262,7 @@ class Deciding:
             digest=self._digest,
             stream=sight.key[1],
             seen_version=sight.seen.version,
-            roles=tuple(sorted(ask.by.roles)),
+            roles=tuple(sorted(sight.asked.by.roles)),
             kind=ask.by.kind,
             inputs=inputs,
             reason=ask.reason,

@@ -1,9 +1,10 @@
 """What may be asked of notifications and webhooks: an inbox is its owner's, and nothing leaves for where it could do harm."""
 
+from datetime import timedelta
 from typing import Annotated, Any, Final, assert_never
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from domain.access import ActorId
 from domain.kernel import Asked, Command, Decider, JsonObject, require
@@ -13,21 +14,25 @@ from domain.notifications import (
     NotificationEvent,
     NotificationRead,
     NotificationSent,
+    RedeliveryOrdered,
     StreamName,
     Webhook,
     WebhookAdded,
     WebhookEvent,
     WebhookRemoved,
+    WebhookSecretRotated,
     WebhookUrl,
     evolve_notification,
     evolve_webhook,
     literal_address,
     refused_address,
 )
-from domain.values import EVERYBODY, Identifier, Label, Role, Sha256, Text
+from domain.values import EVERYBODY, Duration, Identifier, Label, Role, Sha256, Text, duration_seconds
 
 SENDERS: Final = frozenset({Role.ADMIN})
 """Administrators, and services that hold their role: the platform's own reactions among them."""
+OVERLAP_MAX: Final = timedelta(days=30)
+REDELIVERED_MAX: Final = 500
 
 
 class Notify(Command, name="notifications.notify", roles=SENDERS):
@@ -57,6 +62,22 @@ class AddWebhook(Command, name="notifications.add_webhook", roles=SENDERS):
     secret_sha256: Sha256
 
 
+class RotateWebhookSecret(Command, name="notifications.rotate_webhook_secret", roles=SENDERS):
+    """Sign deliveries with another secret; for the overlap, a day if it is not said, with the one before as well."""
+
+    webhook_id: Identifier
+    secret_sha256: Sha256
+    overlap: Duration = "P1D"
+
+
+class Redeliver(Command, name="notifications.redeliver", roles=SENDERS):
+    """Carry notifications to a webhook again: those named, or what was given up since a time; without either, all that was given up."""
+
+    webhook_id: Identifier
+    notification_ids: Annotated[tuple[Identifier, ...], Field(max_length=REDELIVERED_MAX)] = ()
+    since: AwareDatetime | None = None
+
+
 class RemoveWebhook(Command, name="notifications.remove_webhook", roles=SENDERS):
     """Carry nothing there any more, nor what still waits; its secret is destroyed."""
 
@@ -64,7 +85,7 @@ class RemoveWebhook(Command, name="notifications.remove_webhook", roles=SENDERS)
 
 
 NotificationCommand = Notify | MarkRead
-WebhookCommand = AddWebhook | RemoveWebhook
+WebhookCommand = AddWebhook | RotateWebhookSecret | Redeliver | RemoveWebhook
 
 
 def decide_notification(notification: Notification, command: NotificationCommand, asked: Asked) -> list[NotificationEvent]:
@@ -102,7 +123,7 @@ def decide_notification(notification: Notification, command: NotificationCommand
             assert_never(command)
 
 
-def decide_webhook(webhook: Webhook, command: WebhookCommand, _asked: Asked) -> list[WebhookEvent]:
+def decide_webhook(webhook: Webhook, command: WebhookCommand, asked: Asked) -> list[WebhookEvent]:
     match command:
         case AddWebhook():
             require(
@@ -114,17 +135,52 @@ def decide_webhook(webhook: Webhook, command: WebhookCommand, _asked: Asked) -> 
             )
             _require_fit(command.url)
             return [WebhookAdded(**command.model_dump())]
+        case RotateWebhookSecret():
+            return _rotate(webhook, command, asked)
+        case Redeliver():
+            return _redeliver(webhook, command)
         case RemoveWebhook():
-            require(
-                webhook.added is not None,
-                "webhook_not_found",
-                f"There is no webhook {command.webhook_id}.",
-                field="webhook_id",
-                remedy="List them to see what is there.",
-            )
+            _require_known(webhook, command.webhook_id, known=webhook.added is not None)
             return [] if webhook.removed else [WebhookRemoved(webhook_id=command.webhook_id)]
         case _:
             assert_never(command)
+
+
+def _rotate(webhook: Webhook, command: RotateWebhookSecret, asked: Asked) -> list[WebhookEvent]:
+    _require_known(webhook, command.webhook_id, known=webhook.added is not None and not webhook.removed)
+    overlap = timedelta(seconds=duration_seconds(command.overlap))
+    require(
+        overlap <= OVERLAP_MAX,
+        "overlap_too_long",
+        f"Two secrets are used beside each other for at most {OVERLAP_MAX.days} days.",
+        field="overlap",
+        remedy="Give the receiver the new secret sooner.",
+    )
+    if command.secret_sha256 == webhook.secret_sha256:
+        return []
+    return [WebhookSecretRotated(webhook_id=command.webhook_id, secret_sha256=command.secret_sha256, old_until=asked.at + overlap)]
+
+
+def _redeliver(webhook: Webhook, command: Redeliver) -> list[WebhookEvent]:
+    _require_known(webhook, command.webhook_id, known=webhook.added is not None and not webhook.removed)
+    require(
+        not (command.notification_ids and command.since),
+        "redelivery_said_twice",
+        "Either notifications are named, or a time since when.",
+        field="since",
+        remedy="Leave one of them out.",
+    )
+    return [RedeliveryOrdered(**command.model_dump())]
+
+
+def _require_known(webhook: Webhook, webhook_id: str, *, known: bool) -> None:
+    require(
+        known,
+        "webhook_not_found",
+        f"{'Webhook' if webhook.removed else 'There is no webhook'} {webhook_id}{' was removed' if webhook.removed else ''}.",
+        field="webhook_id",
+        remedy="List them to see what is there.",
+    )
 
 
 def _require_fit(url: str) -> None:
@@ -185,8 +241,8 @@ WEBHOOKS: Decider[Webhook, WebhookCommand, WebhookEvent] = Decider(
     initial=Webhook(),
     evolve=evolve_webhook,
     decide=decide_webhook,
-    commands=(AddWebhook, RemoveWebhook),
-    events=(WebhookAdded, WebhookRemoved),
+    commands=(AddWebhook, RotateWebhookSecret, Redeliver, RemoveWebhook),
+    events=(WebhookAdded, WebhookSecretRotated, RedeliveryOrdered, WebhookRemoved),
     entity=lambda command: command.webhook_id,
     facts=_webhook_facts,
 )

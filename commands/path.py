@@ -19,7 +19,7 @@ from commands.outcome import Outcome
 from commands.policy import PolicyPort
 from commands.sight import AnyDecider, Ask, Onlooker, Sight
 from commands.states import States, StreamKey
-from domain.kernel import Command, JsonObject, Refused, SignatureCheck, command_digest, never_signed
+from domain.kernel import Asker, Command, JsonObject, Refused, SignatureCheck, command_digest, never_signed
 from domain.ledger import AlreadyAnswered, Conflict, LedgerPort, Receipt
 
 __all__ = ["Ask", "CommandPath", "KeyReused", "VersionMismatch"]
@@ -92,6 +92,10 @@ class CommandPath:
             self._states.forget(*keys)
             decision, _ = await self._decided(ask, ask.command.intent(), ask.command.digest(), rehearsed=True)
         return decision.outcome
+
+    def stream_of(self, command: Command, by: Asker) -> StreamKey:
+        """The stream that a command is about."""
+        return self._onlooker.decider(command).key(command, by)
 
     async def _as_of_now(self, tenant: str, request: RequestApproval) -> RequestApproval:
         """An approval covers a change of what is there, as today's policies judge it; who requests one by hand means those."""
@@ -166,7 +170,8 @@ class CommandPath:
             if ask.if_match != seen.version:
                 raise VersionMismatch(key[1], ask.if_match, seen.version)
         approval = await self._states.load(APPROVALS, approval_key[0]) if approval_key else None
-        sight = await self._onlooker.look(ask, decider, key, seen, rehearsed=rehearsed)
+        named = approval.state if approval is not None else None
+        sight = await self._onlooker.look(ask, decider, key, seen, approval=named, rehearsed=rehearsed)
         return await Deciding(ask, inputs, digest, sight, approval).decide(unkept), sight
 
     async def _settled(self, decision: Decision, receipt: Any, keys: list[StreamKey]) -> Outcome:

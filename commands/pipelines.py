@@ -219,6 +219,12 @@ def _facts(pipeline: Pipeline | None, command: PipelineCommand) -> dict[str, Any
     return {**new, "becomes": new}
 
 
+def _domains(pipeline: Pipeline | None, command: PipelineCommand | None) -> frozenset[str]:
+    if pipeline is not None:
+        return frozenset({pipeline.settings.profile.domain})
+    return frozenset({command.domain}) if isinstance(command, RegisterPipeline) else frozenset()
+
+
 DECIDER: Decider[Pipeline | None, PipelineCommand, PipelineEvent] = Decider(
     context="pipelines",
     category="pipeline",
@@ -229,5 +235,6 @@ DECIDER: Decider[Pipeline | None, PipelineCommand, PipelineEvent] = Decider(
     events=(PipelineRegistered, VersionDeployed, DeploymentFailed, PipelineRetired, PipelineRolledBack),
     entity=lambda command: command.pipeline_id,
     facts=_facts,
+    domains=_domains,
     snapshot=snapshot,
 )

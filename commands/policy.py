@@ -28,6 +28,8 @@ class Verdict:
     quorum: int = 1
     approval_ttl_seconds: int = APPROVAL_TTL_SECONDS
     required_evidence: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    """Of a question about reading: the fields that whoever asks is not shown."""
 
     @property
     def unanswered(self) -> bool:

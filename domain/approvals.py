@@ -159,6 +159,8 @@ class Approval:
     request: ApprovalRequested | None = None
     status: Status = "pending"
     agreed: Mapping[str, frozenset[Role]] = field(default_factory=lambda: MappingProxyType({}))
+    spoke_for: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Whom each approver agreed for: themselves, or whoever delegated that."""
     heard: frozenset[str] = frozenset()
     """Everybody who agreed, and everybody for whom somebody agreed: each of them is one vote, and it is spent."""
     escalated_to: frozenset[Role] = frozenset()
@@ -173,7 +175,9 @@ def evolve(approval: Approval, event: ApprovalEvent) -> Approval:
             return replace(approval, carry_out=True)
         case ApproverAgreed():
             agreed = {**approval.agreed, event.approver: frozenset(event.roles)}
-            return replace(approval, agreed=agreed, heard=approval.heard | {event.approver, event.on_behalf_of or event.approver})
+            principal = event.on_behalf_of or event.approver
+            spoke_for = {**approval.spoke_for, event.approver: principal}
+            return replace(approval, agreed=agreed, spoke_for=spoke_for, heard=approval.heard | {event.approver, principal})
         case ApprovalGranted():
             return replace(approval, status="approved")
         case ApprovalRejected():

@@ -268,6 +268,12 @@ class Asker:
     tier: Tier = Tier.STANDARD
     session: str | None = None
     """The session whose token was shown, if it was one of ours."""
+    groups: frozenset[str] = frozenset()
+    """The groups the actor is in, itself or through a group within a group."""
+
+    def in_scope(self, name: str) -> bool:
+        """Whether the credential is good for a command, a context, or `read`."""
+        return self.scopes is None or name in self.scopes or name.partition(".")[0] in self.scopes
 
     def roles_on(self, stream: str, domain: str | None, at: datetime) -> frozenset[Role]:
         """The roles held where this stream is, which belongs to that domain (None: to no domain)."""
@@ -300,6 +306,8 @@ class Asked:
     ledger: str = ""
     """The ledger's name, for what is signed for it and no other."""
     signed: SignatureCheck = never_signed
+    domains: frozenset[str] = frozenset()
+    """The data domains that are concerned; `by` has the roles that it holds in all of them."""
 
 
 S = TypeVar("S")
@@ -309,6 +317,14 @@ E = TypeVar("E", bound=Event)
 
 def _no_facts(_state: Any, _command: Any) -> JsonObject:
     return {}
+
+
+def _no_domains(_state: Any, _command: Any) -> frozenset[str]:
+    return frozenset()
+
+
+def _nothing_more(_state: Any, _command: Any) -> tuple[str, ...]:
+    return ()
 
 
 def _no_snapshot(_state: Any) -> JsonObject | None:
@@ -325,6 +341,9 @@ class Decider(Generic[S, C, E]):
 
     `entity(command)` names the stream's entity; `facts(state, command)` are the attributes policies may judge
     (JSON values that classify - a domain, a PII level, an amount - never free text, so equal cases decide alike).
+    `domains(state, command)` are the data domains that the stream belongs to, and (unless the command is None) would belong to after
+    it: whoever asks needs a role in each. None of them: it belongs to no domain.
+    `relies_on(state, command)` are streams that the decision relies on besides those that the command itself names.
     `snapshot(state)` are the settings that a rollback restores, as JSON values; None when there is nothing to restore.
     `past_facts(state, past)` are what policies judge besides when a command brings back the settings of a past state.
     """
@@ -338,6 +357,8 @@ class Decider(Generic[S, C, E]):
     events: tuple[type[E], ...]
     entity: Callable[[C], str]
     facts: Callable[[S, C], JsonObject] = field(default=_no_facts)
+    domains: Callable[[S, C | None], frozenset[str]] = field(default=_no_domains)
+    relies_on: Callable[[S, C], tuple[str, ...]] = field(default=_nothing_more)
     snapshot: Callable[[S], JsonObject | None] = field(default=_no_snapshot)
     past_facts: Callable[[S, S], JsonObject] = field(default=_no_more_facts)
     tenant: str | None = None

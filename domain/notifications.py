@@ -5,6 +5,7 @@ A webhook's secret is known to its receiver and to a table beside the ledger; he
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import Annotated, Final, assert_never
@@ -96,6 +97,22 @@ class WebhookAdded(Event, name="notifications.webhook_added"):
     secret_sha256: Sha256
 
 
+class WebhookSecretRotated(Event, name="notifications.webhook_secret_rotated"):
+    """Deliveries are signed with another secret from now on, and with the one before as well until then."""
+
+    webhook_id: Identifier
+    secret_sha256: Sha256
+    old_until: datetime
+
+
+class RedeliveryOrdered(Event, name="notifications.redelivery_ordered"):
+    """These notifications are carried there again; none named: those that were given up since then, or ever."""
+
+    webhook_id: Identifier
+    notification_ids: tuple[Identifier, ...] = ()
+    since: datetime | None = None
+
+
 class WebhookRemoved(Event, name="notifications.webhook_removed"):
     """Nothing is carried there any more."""
 
@@ -103,7 +120,7 @@ class WebhookRemoved(Event, name="notifications.webhook_removed"):
 
 
 NotificationEvent = NotificationSent | NotificationRead
-WebhookEvent = WebhookAdded | WebhookRemoved
+WebhookEvent = WebhookAdded | WebhookSecretRotated | RedeliveryOrdered | WebhookRemoved
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +136,7 @@ class Webhook:
     """One webhook; `added` is None before it was."""
 
     added: WebhookAdded | None = None
+    secret_sha256: str | None = None
     removed: bool = False
 
 
@@ -135,7 +153,11 @@ def evolve_notification(notification: Notification, event: NotificationEvent) ->
 def evolve_webhook(webhook: Webhook, event: WebhookEvent) -> Webhook:
     match event:
         case WebhookAdded():
-            return Webhook(event)
+            return Webhook(event, event.secret_sha256)
+        case WebhookSecretRotated():
+            return replace(webhook, secret_sha256=event.secret_sha256)
+        case RedeliveryOrdered():
+            return webhook
         case WebhookRemoved():
             return replace(webhook, removed=True)
         case _:

@@ -12,7 +12,7 @@ import orjson
 from domain.access import OWN_ACTORS
 from domain.kernel import JsonObject
 from infra.envelope import parse_timestamp
-from infra.read_queries import ListQuery, Reads
+from infra.read_queries import NOBODYS, ListQuery, Reads
 from projections.evidence import actions
 
 ACTIONS_MAX: Final = 50_000
@@ -76,14 +76,14 @@ async def read_trail(
 
     What Aureus itself asks for is left out: it only follows from what others did.
     """
-    (after, to), *_ = await reads.fetch("SELECT ledger.position_at(%s), ledger.position_at(%s)", (since, until))
+    (after, to), *_ = await reads.fetch("SELECT ledger.position_at(%s), ledger.position_at(%s)", (since, until), tenant=NOBODYS)
     to = to if up_to is None else min(to, up_to)
     found: list[tuple[int, Entry]] = []
     read, begins = 0, since
     while read < limit:
         wanted = min(_PAGE_ACTIONS, limit - read)
         asked = {"tenant": tenant, "after": after, "to": to, "types": list(_OUTCOMES), "limit": wanted}
-        rows = await reads.fetch(_PAGE, asked)
+        rows = await reads.fetch(_PAGE, asked, tenant=tenant)
         read += len(rows)
         found += [(position, entry) for position, body in rows if (entry := _entry(orjson.loads(body))).actor not in OWN_ACTORS]
         if len(rows) < wanted:

@@ -92,8 +92,8 @@ class PastLedger:
         wanted = [stream for stream in dict.fromkeys(streams) if (tenant, stream) not in self._streams]
         if not wanted:
             return
-        mute = list(_MANY_AND_MUTE)
-        rows = await self._reads.fetch(_STREAMS, {"tenant": tenant, "streams": wanted, "position": self._position, "mute": mute})
+        arguments = {"tenant": tenant, "streams": wanted, "position": self._position, "mute": list(_MANY_AND_MUTE)}
+        rows = await self._reads.fetch(_STREAMS, arguments, tenant=tenant)
         self._streams.update({(tenant, stream): [] for stream in wanted})
         for index, (position, body, leaf) in enumerate(rows):
             if index % _SLICE_EVENTS == _SLICE_EVENTS - 1:

@@ -98,12 +98,14 @@ class Diff:
         """How many rows of each table were added, changed and removed; tables in which nothing was are left out."""
         if not self.tables or self.start == self.end:
             return []
-        arguments: JsonObject = {"start": self.start, "end": self.end}
-        counts = []
-        for number, shown in enumerate(self.tables):
-            parts = self._parts(shown, arguments, str(number))
-            counts.append(sql.SQL(_COUNTS).format(number=sql.Literal(number), **parts))
-        rows = await self._reads.fetch(sql.SQL(" UNION ALL ").join(counts).as_string(), arguments)
+        rows: list[tuple[Any, ...]] = []
+        for tenant in {shown.tenant for shown in self.tables}:
+            arguments: JsonObject = {"start": self.start, "end": self.end}
+            counts = []
+            for number, shown in enumerate(self.tables):
+                if shown.tenant == tenant:
+                    counts.append(sql.SQL(_COUNTS).format(number=sql.Literal(number), **self._parts(shown, arguments, str(number))))
+            rows += await self._reads.fetch(sql.SQL(" UNION ALL ").join(counts).as_string(), arguments, tenant=tenant)
         found = ((self.tables[number], counted) for number, *counted in sorted(rows) if any(counted))
         return [_counted(shown, *counted) for shown, counted in found]
 
@@ -114,7 +116,7 @@ class Diff:
         while number < len(self.tables):
             shown = self.tables[number]
             turned, following = await self._chunk(shown, after, limit - len(items))
-            items += _items(shown, turned, await self._events(turned))
+            items += _items(shown, turned, await self._events(shown, turned))
             number, after = (number, following) if following is not None else (number + 1, "")
             if len(items) >= limit:
                 return items, (number, after) if number < len(self.tables) else None
@@ -143,7 +145,7 @@ class Diff:
                     turned, following = await chunk
                     if following is not None:
                         chunk = asyncio.ensure_future(self._chunk(shown, following, _CHUNK_ROWS))
-                    waiting.append((turned, asyncio.ensure_future(self._events(turned))))
+                    waiting.append((turned, asyncio.ensure_future(self._events(shown, turned))))
                 if following is None or len(waiting) > 1:
                     ready, told = waiting.pop(0)
                     if ready:
@@ -159,7 +161,7 @@ class Diff:
             return [], None
         arguments: JsonObject = {"start": self.start, "end": self.end, "after": after, "limit": limit}
         query = sql.SQL(_PAIRS).format(**self._parts(shown, arguments))
-        rows = await self._reads.fetch(query.as_string(), arguments)
+        rows = await self._reads.fetch(query.as_string(), arguments, tenant=shown.tenant)
         following: str | None = rows[0][5] if rows else None
         if len(rows) > limit:
             following = rows[limit - 1][0]
@@ -173,7 +175,7 @@ class Diff:
             arguments: JsonObject = {"start": self.start, "end": self.end, "ids": texts(others)}
             parts = self._parts(shown, arguments)
             query = sql.SQL(_TURNS).format(table=parts["table"], tenant=parts["tenant"], told=sql.Literal(EVENTS_TOLD))
-            found = await self._reads.fetch(query.as_string(), arguments)
+            found = await self._reads.fetch(query.as_string(), arguments, tenant=shown.tenant)
             turns = {row_id: (number, latest) for row_id, number, latest in found}
         turned = []
         for row_id, _, since, before, after, _ in rows:
@@ -181,10 +183,11 @@ class Diff:
             turned.append(Turned(row_id, change, before, after, *(turns.get(row_id) or (1, (since,)))))
         return turned
 
-    async def _events(self, turned: Sequence[Turned]) -> dict[int, orjson.Fragment]:
+    async def _events(self, shown: Shown, turned: Sequence[Turned]) -> dict[int, orjson.Fragment]:
         """The events at the positions that turned rows, by position: who, when, by which action, and why."""
         positions = list({position for one in turned for position in one.latest})
-        return {position: orjson.Fragment(told) for position, told in await self._reads.fetch(_EVENTS, (bigints(positions),))}
+        rows = await self._reads.fetch(_EVENTS, (bigints(positions),), tenant=shown.tenant)
+        return {position: orjson.Fragment(told) for position, told in rows}
 
     def _parts(self, shown: Shown, arguments: JsonObject, mark: str = "") -> dict[str, sql.Composable]:
         """What queries name of a table and who may see what of it; values go into the arguments, under names ending in `mark`."""

@@ -1,6 +1,6 @@
 """The log: one line for whatever an operator should know, as text for people or as JSON for machines, and never a secret in it.
 
-Each line says on whose account it was written - request, correlation, trace - as far as there is one.
+Each line says on whose account it was written - request, actor, correlation, trace - as far as there is one.
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ def _heading(record: logging.LogRecord, *, traced: bool) -> dict[str, str]:
         "level": record.levelname.lower(),
         "logger": record.name,
         "request_id": on.request_id,
+        "actor": on.actor,
         "correlation_id": str(on.correlation) if on.correlation else None,
         "trace_id": on.correlation.hex if on.correlation and traced else None,
     }

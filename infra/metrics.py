@@ -52,6 +52,12 @@ METRICS: Final[Mapping[str, Kind]] = {
     "aureus_policy_unanswered_total": Kind("counter", ("engine",), "Questions that no policy answered, and that were blocked for it."),
     "aureus_http_requests_total": Kind("counter", ("method", "route", "status"), "Requests by route as it is declared."),
     "aureus_http_request_seconds": Kind("histogram", ("method", "route"), "From a request to the beginning of its answer."),
+    "aureus_limit_refusals_total": Kind(
+        "counter", ("limit",), "Requests refused as too many: queries, actor, key, tenant, address, attempts."
+    ),
+    "aureus_circuit_open": Kind("gauge", ("service",), "1 while a service that keeps failing is left alone: redis, opa, s3, oidc."),
+    "aureus_resource_used_ratio": Kind("gauge", ("resource",), "Part in use, 0 to 1: cpu, memory, disk, connections, pools."),
+    "aureus_resource_short": Kind("gauge", ("resource",), "1 when that is above the threshold, and administrators were told."),
     "aureus_projection_position": Kind("gauge", ("projection",), "The last event that a read model has taken in."),
     "aureus_projection_lag_events": Kind("gauge", ("projection",), "Events that a read model lacks."),
     "aureus_projection_lag_seconds": Kind("gauge", ("projection",), "Age of the oldest event it lacks; 0 when it lacks none."),

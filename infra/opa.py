@@ -18,11 +18,15 @@ import orjson
 from commands.policy import Verdict
 from domain.kernel import JsonObject
 from domain.policies import PolicySet
+from infra.circuit import Circuit, CircuitOpen
 from infra.policy_answers import Failure, is_safe, key_of, refusal, verdict_of
 from infra.policy_bundle import Bundle, BundleRefused, Problem
 
 ANSWER_TIMEOUT_S: Final = 1.0
 LOAD_TIMEOUT_S: Final = 10.0
+FAILURES: Final = 5
+"""In a row, and nobody asks it for a while. One policy that loops fails as well, and is not to be taken for the server."""
+REST_SECONDS: Final = 1.0
 ASKED_AT_ONCE: Final = 8
 """More only gets in the way of each other: the HTTP client is what takes the time."""
 
@@ -48,6 +52,7 @@ class OpaServer:
         self._client = httpx.AsyncClient(base_url=self.url, headers=headers, timeout=ANSWER_TIMEOUT_S)
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._loading = asyncio.Lock()
+        self.circuit = Circuit("opa", "No policy answers, so every command is refused.", failures=FAILURES, rest_seconds=REST_SECONDS)
 
     def engine(self, bundle: Bundle) -> OpaEngine:
         """Who answers for a bundle here."""
@@ -75,8 +80,12 @@ class OpaServer:
     async def _answer(self, bundle: Bundle, question: bytes) -> Verdict | None:
         """None when it is not this bundle that answers."""
         try:
-            async with self._asking:  # its time runs once it is asked: a long queue is not a slow policy
-                answer = await self._client.post(_ASK, content=b'{"input":%b}' % question)
+            # Its time runs once it is asked: a long queue is not a slow policy.
+            async with self._asking:
+                with self.circuit.trying(httpx.TransportError):
+                    answer = await self._client.post(_ASK, content=b'{"input":%b}' % question)
+        except CircuitOpen:
+            return refusal("unavailable")
         except httpx.TimeoutException:
             return refusal("timeout")
         except httpx.HTTPError as error:

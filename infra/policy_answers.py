@@ -29,6 +29,7 @@ class _Finding(BaseModel):
     quorum: int = 1
     approval_ttl_seconds: int = APPROVAL_TTL_SECONDS
     required_evidence: list[ArtifactKind] = []
+    masked: list[str] = []
 
 
 class _Answer(BaseModel):
@@ -80,7 +81,16 @@ def verdict_of(answer: bytes) -> Verdict:
         return refusal("contradiction", results)
     # Each policy's demand stands, whatever the bundle makes of them together.
     required = {*said.required_evidence, *(kind for found in said.results for kind in found.required_evidence)}
-    return Verdict(said.outcome, results, said.approver_roles, said.quorum, said.approval_ttl_seconds, tuple(sorted(required)))
+    masked = {field for found in said.results for field in found.masked}
+    return Verdict(
+        said.outcome,
+        results,
+        said.approver_roles,
+        said.quorum,
+        said.approval_ttl_seconds,
+        tuple(sorted(required)),
+        tuple(sorted(masked)),
+    )
 
 
 def _is_milder(said: _Answer) -> bool:

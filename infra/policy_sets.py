@@ -25,6 +25,7 @@ from commands.policy import Verdict
 from domain.kernel import Asked, Asker, JsonObject
 from domain.policies import PolicyProposed, PolicySet, Rule, Scope
 from domain.values import ActorKind, Role
+from infra.fields import misnamed
 from infra.measures import Verdicts
 from infra.policy import EVALUATION_TIMEOUT_S, PolicyEngine
 from infra.policy_answers import refusal
@@ -115,6 +116,7 @@ def _data(active: Sequence[PolicyProposed], judging: Sequence[PolicyProposed], p
             if key in data:
                 problems.append(Problem(f"{policy.policy_id}.json", 1, f"`{key}` is taken already: choose another name for the list"))
             data[key] = value
+    problems.extend(misnamed(data))
     return data
 
 

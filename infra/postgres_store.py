@@ -54,7 +54,11 @@ async def _as_application(connection: Connection) -> None:
 
 
 class PostgresStore(PostgresAnchors):
-    """Implements `infra.store.Store` on PostgreSQL 15 or later."""
+    """Implements `infra.store.Store` on PostgreSQL 15 or later.
+
+    It sees every tenant: a batch holds commands of many, and one tree holds them all. Who answers somebody from it bears the
+    condition on the tenant alone; what can be read through `Reads` has the wall behind it (docs/adr/0030-row-level-security.md).
+    """
 
     def __init__(self, dsn: str, vault: Vault) -> None:
         self.dsn = dsn

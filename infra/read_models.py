@@ -22,6 +22,7 @@ from infra.partitions import partition_of
 from infra.process import this_process
 from infra.read_rows import Asked, Connection, answered, ask_open, write_changes
 from infra.read_tables import LIVE, all_statements, schema_name
+from infra.row_security import raise_walls
 from projections.engine import Folding, Projection, ProjectionError, kinds_of, touched
 
 READ_MODELS_LOCK: Final = 7_283_642
@@ -46,6 +47,8 @@ _POSITIONS: Final = """
         position  bigint NOT NULL,
         PRIMARY KEY (name, partition)
     );
+    GRANT USAGE ON SCHEMA projections TO aureus_reader;
+    GRANT SELECT ON projections.positions, projections.ahead TO aureus_reader;
 """
 # The gate of a projection: open to many who move partitions of it, or to one who moves it whole, in the order they come.
 _LEAD: Final = "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_try_advisory_lock({lock}, hashtext(name))"
@@ -96,6 +99,9 @@ async def create_read_models(dsn: str, projections: Sequence[Projection]) -> Non
         await connection.execute(_POSITIONS)
         for text in all_statements(projections):
             await connection.execute(text)
+        await raise_walls(
+            connection, ((schema_name(projection.name), read.name) for projection in projections for read in projection.tables)
+        )
         for projection in projections:
             place = "INSERT INTO projections.positions (name, version) VALUES (%s, %s) ON CONFLICT DO NOTHING"
             await connection.execute(place, (projection.name, projection.version))

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from domain.kernel import Refused
+from infra.reach import WAYS, Reach, within
 from infra.read_history import AS_OF, TENANT, Source, sources
 from infra.read_tables import column, field_kind, member_of, text_of
 from projections.engine import OPEN, ReadTable
@@ -33,6 +34,8 @@ class ListQuery:
     sort: str | None = None
     """A sortable column, `-` in front for descending; None orders by id."""
     search: str | None = None
+    unsearched: frozenset[str] = frozenset()
+    """Columns that the search leaves out."""
     limit: int = 50
     cursor: str | None = None
 
@@ -62,7 +65,7 @@ class Pages:
         self._read, self._table = read, table
         self._made: dict[Hashable, str] = {}
 
-    def listing(self, tenant: str, asked: ListQuery, as_of: int | None) -> Statement:
+    def listing(self, tenant: str, asked: ListQuery, as_of: int | None, reach: Reach | None = None) -> Statement:
         """Rows of (document, id, what they are ordered by), one more than the limit. Refused names a parameter that is not one."""
         matching = [_matching(self._read, name, value) for name, value in asked.where.items()]
         order = _order(self._read, asked.sort)
@@ -71,33 +74,42 @@ class Pages:
             arguments["wanted_text"] = "%" + asked.search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         if asked.cursor:
             arguments["after_place"], arguments["after_id"] = _opened(asked.cursor, asked.sort, order.kind)
-        searching, going_on = bool(asked.search), bool(asked.cursor)
-        key = (as_of is None, _shapes(matching), order, searching, going_on)
+        searching = tuple(name for name in self._read.search if name not in asked.unsearched) if asked.search else ()
+        going_on, narrowed = bool(asked.cursor), reach is not None
+        key = (as_of is None, _shapes(matching), order, searching, going_on, narrowed)
         if key not in self._made:
-            self._made[key] = self._listing(matching, order, past=as_of is not None, searching=searching, going_on=going_on)
-        return self._made[key], arguments
+            past = as_of is not None
+            self._made[key] = self._listing(matching, order, past=past, searching=searching, going_on=going_on, narrowed=narrowed)
+        return self._made[key], arguments | (reach.arguments() if reach is not None else {})
 
-    def counting(self, tenant: str, where: Where, as_of: int | None) -> Statement:
+    def counting(self, tenant: str, where: Where, as_of: int | None, reach: Reach | None = None) -> Statement:
         """One row: how many rows have these values."""
         matching = [_matching(self._read, name, value) for name, value in where.items()]
-        key = (as_of is None, _shapes(matching))
+        key = (as_of is None, _shapes(matching), reach is not None)
         if key not in self._made:
             counts = []
             for source in sources(self._read, self._table, past=as_of is not None, first_of_all=False):
                 rows = sa.select(sa.func.count()).select_from(source.rows).where(*source.conditions)
+                if reach is not None:
+                    rows = rows.where(self._within(source, past=as_of is not None))
                 counts.append(rows.where(*(_condition(source.rows, self._read, one) for one in matching)).scalar_subquery())
             self._made[key] = _text(sa.select(sum(counts[1:], counts[0])))
-        return self._made[key], {TENANT: tenant, AS_OF: as_of, **_arguments(matching)}
+        arguments = {TENANT: tenant, AS_OF: as_of, **_arguments(matching)}
+        return self._made[key], arguments | (reach.arguments() if reach is not None else {})
 
-    def _listing(self, matching: list[_Matching], order: _Order, *, past: bool, searching: bool, going_on: bool) -> str:
+    def _listing(
+        self, matching: list[_Matching], order: _Order, *, past: bool, searching: tuple[str, ...], going_on: bool, narrowed: bool
+    ) -> str:
         first_of_all = not (matching or searching or order.name)
         parts = []
         for source in sources(self._read, self._table, past=past, first_of_all=first_of_all):
             place = self._place(source.rows, order)
             query = sa.select(sa.cast(source.rows.c.doc, sa.Text).label("document"), source.rows.c.id, place.label("place"))
             query = query.where(*source.conditions, *(_condition(source.rows, self._read, one) for one in matching))
+            if narrowed:
+                query = query.where(self._within(source, past=past))
             if searching:
-                query = query.where(self._searched(source))
+                query = query.where(self._searched(source, searching))
             if going_on:
                 here = sa.tuple_(place, source.rows.c.id)
                 after = sa.tuple_(sa.bindparam("after_place", type_=place.type), sa.bindparam("after_id", type_=sa.Text))
@@ -108,15 +120,18 @@ class Pages:
         both = sa.union_all(*(part.subquery().select() for part in parts)).subquery("both")
         return _text(_first(sa.select(both), both.c.place, both.c.id, order))
 
+    def _within(self, source: Source, *, past: bool) -> sa.ColumnElement[bool]:
+        return within(WAYS[self._read.name], source.rows, source.rows.c.id, past=past)
+
     def _place(self, rows: sa.FromClause, order: _Order) -> sa.ColumnElement[Any]:
         if order.name is None:
             return rows.c.id
         nothing: sa.ColumnElement[Any] = sa.literal_column("-1", sa.BigInteger) if order.kind is int else sa.literal_column("''", sa.Text)
         return sa.func.coalesce(column(rows, self._read, order.name), nothing)
 
-    def _searched(self, source: Source) -> sa.ColumnElement[bool]:
+    def _searched(self, source: Source, names: tuple[str, ...]) -> sa.ColumnElement[bool]:
         text = sa.bindparam("wanted_text", type_=sa.Text)
-        return sa.or_(*(column(source.rows, self._read, name).ilike(text, escape="\\") for name in self._read.search))
+        return sa.or_(*(column(source.rows, self._read, name).ilike(text, escape="\\") for name in names))
 
 
 def cursor_after(sort: str | None, place: Any, row_id: str) -> str:

@@ -21,6 +21,7 @@ from infra.envelope import recorded
 from infra.read_models import close_gate, partitions_ahead, taken
 from infra.read_rows import load_open, write_changes
 from infra.read_tables import LIVE, SHADOW, create_table, index_statements, schema_name
+from infra.row_security import raise_walls
 from projections.engine import OPEN, Folding, Open, Projection, touched, unread_events
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -289,6 +290,7 @@ async def _swap(connection: Connection, projection: Projection, schema: str, bui
             folding = Folding(projection, rows)
             folding.fold(batch)
             await write_changes(connection, schema, folding, {event.position for event in batch})
+        await raise_walls(connection, ((schema, read.name) for read in projection.tables))
         await _execute(connection, f"DROP SCHEMA {live} CASCADE", f"ALTER SCHEMA {schema} RENAME TO {live}")
         await connection.execute(
             "UPDATE projections.positions SET version = %s, stopped = NULL, swaps = swaps + 1 WHERE name = %s",

@@ -35,6 +35,7 @@ from infra.blobs import (
     pieces,
     spool,
 )
+from infra.circuit import Circuit, CircuitOpen
 from infra.settings import S3Place, SettingsError
 
 _NOTHING: Final = hashlib.sha256().hexdigest()
@@ -85,6 +86,7 @@ class S3Blobs:
         aside.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A proxy that the environment names is for the world; what listens on this machine is reached directly.
         self._http = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=place.endpoint.startswith("https:"))
+        self.circuit = Circuit("s3", "Artifacts can neither be stored nor read; what needs none goes on.")
 
     async def check(self) -> None:
         """Raises SettingsError when the server refuses what the settings say; that it does not answer will pass."""
@@ -167,20 +169,25 @@ class S3Blobs:
             raise BlobMissing(sha256)
         place = self._place
         url = httpx.URL(f"{place.endpoint}/{place.bucket}/{object_name(place.prefix, sha256)}")
-        for last in (False, True):
-            payload = _NOTHING if file is None else sha256
+        payload = _NOTHING if file is None else sha256
+
+        async def ask() -> httpx.Response:
             signed = signed_headers(method, url, {**headers, "accept-encoding": "identity"}, payload, place, datetime.now(UTC))
             content = None if file is None else pieces(file)
-            try:
-                response = await self._http.send(self._http.build_request(method, url, headers=signed, content=content), stream=True)
-            except httpx.TransportError as error:
-                if last:
-                    raise _silent(error) from error
-                continue
-            if last or response.status_code < 500:
-                return response
-            await response.aclose()
-        raise AssertionError("unreachable")
+            return await self._http.send(self._http.build_request(method, url, headers=signed, content=content), stream=True)
+
+        try:
+            with self.circuit.trying(httpx.TimeoutException):  # one that refuses at once costs nobody any time
+                try:
+                    response = await ask()
+                except httpx.TransportError:
+                    return await ask()
+                if response.status_code < 500:
+                    return response
+                await response.aclose()
+                return await ask()
+        except (httpx.TransportError, CircuitOpen) as error:
+            raise _silent(error) from error
 
 
 @asynccontextmanager
@@ -205,7 +212,7 @@ def _checksum(sha256: str) -> str:
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
-def _silent(error: httpx.TransportError) -> BlobsUnavailable:
+def _silent(error: Exception) -> BlobsUnavailable:
     return BlobsUnavailable(f"The artifact store does not answer: {type(error).__name__}.", "Try again in a moment.")
 
 

@@ -100,8 +100,10 @@ BEGIN
     RETURN nullif(low, 0);
 END $$;
 
--- The last position recorded at or before a moment. Times never fall as positions rise, so halving finds it.
-CREATE OR REPLACE FUNCTION ledger.position_at(moment timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+-- The last position recorded at or before a moment. Times never fall as positions rise, so halving finds it. It sees all events, whoever
+-- asks, and tells of none: a position.
+CREATE OR REPLACE FUNCTION ledger.position_at(moment timestamptz) RETURNS bigint LANGUAGE plpgsql STABLE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE low bigint := 0; high bigint; middle bigint;
 BEGIN
     SELECT size INTO high FROM ledger.head;

@@ -12,3 +12,4 @@ CREATE UNLOGGED TABLE IF NOT EXISTS streams.workers (
 ) WITH (fillfactor = 50);
 GRANT USAGE ON SCHEMA streams TO aureus_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON streams.workers TO aureus_app;
+GRANT SELECT ON streams.workers TO aureus_reader;

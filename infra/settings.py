@@ -9,12 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from infra.addresses import is_private, url_in
 from infra.kafka_settings import KafkaPlace, kafka_place
+from infra.limit_settings import Front, front
 from infra.observing_settings import Observing, observing
+from infra.oidc_settings import OidcPlace, oidc_place
+from infra.operations_settings import Operations, operations
+from infra.s3_settings import S3Place, s3_place
 from infra.secret_files import secret_in
 from infra.settings_error import SettingsError
+from infra.token_settings import TokenSettings, token_settings
 from infra.verifier.notes import WITNESS, BadNote, VerifierKey
 from infra.verifier.tree import TILE_WIDTH
 
@@ -26,23 +31,11 @@ STREAMS: Final = ("inprocess", "kafka")
 LOG_LEVELS: Final = ("critical", "error", "warning", "info", "debug")
 _TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@/=~-]{0,199}")
 _SHARED_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX: Final = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)?")
-_REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
-_THIS_MACHINE: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+_IN_FILES: Final = frozenset(
+    {"DATABASE_URL", "AUREUS_VAULT_KEYS_URL", "AUREUS_S3_ACCESS_KEY", "AUREUS_S3_SECRET_KEY", "AUREUS_OPA_TOKEN", "AUREUS_REDIS_URL"}
+)
+"""Settings that hold a secret, and may name a file with it instead (NAME_FILE); other modules see to theirs."""
 _TOKEN_ROLES: Final = ("root", "log", "service")
-
-
-@dataclass(frozen=True)
-class S3Place:
-    """Where in S3 the artifacts lie, and the key that opens it."""
-
-    endpoint: str
-    bucket: str
-    prefix: str
-    region: str
-    access_key: str
-    secret_key: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -104,8 +97,15 @@ class Settings:
 
     kafka: KafkaPlace | None = None
     """The broker through which the read models follow the ledger; None lets this process move them itself."""
+    operations: Operations = field(default_factory=Operations)
     observing: Observing = field(default_factory=Observing)
     """Who may read its metrics, how it logs, and where its spans go."""
+    front: Front = field(default_factory=Front)
+    """What the front door lets in."""
+    oidc: OidcPlace | None = None
+    """The identity provider whose people log in here; None leaves it to passwords."""
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    """How people log in, and how long what they get is good for."""
     index_minutes: int = 60
     """How often the index of topics is committed, when something new has happened; an export commits it besides."""
     archive_events: int = 0
@@ -116,7 +116,9 @@ class Settings:
         """The settings from AUREUS_* and DATABASE_URL; creates the home folder. Raises SettingsError."""
 
         def given(name: str) -> str | None:
-            return environment.get(name, "").strip() or None
+            text = environment.get(name, "").strip() or None
+            file = environment.get(f"{name}_FILE", "").strip() if text is None and name in _IN_FILES else ""
+            return secret_in(f"{name}_FILE", Path(file), "secret") if file else text
 
         policies = given("AUREUS_POLICIES")
         return cls(
@@ -130,11 +132,7 @@ class Settings:
             policies=_existing_folder("AUREUS_POLICIES", Path(policies)) if policies else None,
             log_level=_log_level(given("AUREUS_LOG_LEVEL")),
             demo=_switch("AUREUS_DEMO", given("AUREUS_DEMO"), default=cls.demo),
-            s3=_s3_place(
-                given("AUREUS_BLOBS"),
-                given("AUREUS_S3_ACCESS_KEY") or given("AWS_ACCESS_KEY_ID"),
-                given("AUREUS_S3_SECRET_KEY") or given("AWS_SECRET_ACCESS_KEY"),
-            ),
+            s3=s3_place(given),
             opa_url=_opa_url(given("AUREUS_OPA_URL")),
             opa_token=given("AUREUS_OPA_TOKEN"),
             witnesses=(witnesses := _witnesses(given("AUREUS_WITNESSES"))),
@@ -143,6 +141,10 @@ class Settings:
             token_place=_token_place(given),
             kafka=kafka_place(given) if _streams(given("AUREUS_STREAMS")) == "kafka" else None,
             observing=observing(given, environment),
+            operations=operations(given),
+            tokens=token_settings(given),
+            front=front(given),
+            oidc=oidc_place(given, _port(given("AUREUS_PORT"))),
             archive_events=_archive_events(given("AUREUS_ARCHIVE_EVENTS")),
             index_minutes=_minutes("AUREUS_INDEX_MINUTES", given("AUREUS_INDEX_MINUTES"), cls.index_minutes),
         )
@@ -291,34 +293,8 @@ def _log_level(text: str | None) -> str:
     return level
 
 
-def _s3_place(text: str | None, access_key: str | None, secret_key: str | None) -> S3Place | None:
-    if text is None:
-        return None
-    if "@" in unquote(text):  # refused before any of it is repeated in a message
-        raise SettingsError("AUREUS_BLOBS", "it holds a key.", "Set AUREUS_S3_ACCESS_KEY and AUREUS_S3_SECRET_KEY instead.")
-    url, example = _url("AUREUS_BLOBS", text), "Write s3://bucket/prefix?endpoint=https://s3.example.org&region=eu-central-1."
-    asked = parse_qs(url.query, keep_blank_values=True)
-    bucket, prefix = url.netloc, url.path.strip("/")
-    region = asked.pop("region", ["us-east-1"])[-1]
-    endpoint = asked.pop("endpoint", [f"https://s3.{region}.amazonaws.com"])[-1]
-    for wrong, rule in (
-        (url.scheme != "s3", "it does not begin with s3://."),
-        (bool(asked), f"it knows endpoint and region, and not {', '.join(sorted(asked))}."),
-        (not _BUCKET.fullmatch(bucket), f"{bucket!r} cannot be a bucket: 3 to 63 lower-case letters, digits, dots and dashes."),
-        (not _PREFIX.fullmatch(prefix), f"{prefix!r} cannot be a prefix: letters, digits, dots, dashes, underscores, between slashes."),
-        (not _REGION.fullmatch(region), f"{region!r} cannot be a region."),
-        (not _private(_url("AUREUS_BLOBS", endpoint)), f"the endpoint {endpoint!r} is not https://host[:port]."),
-    ):
-        if wrong:
-            raise SettingsError("AUREUS_BLOBS", rule, example)
-    if access_key is None or secret_key is None:
-        missing = "AUREUS_S3_ACCESS_KEY" if access_key is None else "AUREUS_S3_SECRET_KEY"
-        raise SettingsError(missing, "AUREUS_BLOBS names a bucket, and nothing opens it.", "Set the key that may read and write there.")
-    return S3Place(endpoint.rstrip("/"), bucket, prefix, region, access_key, secret_key)
-
-
 def _opa_url(text: str | None) -> str | None:
-    if text is not None and ("@" in text or not _private(_url("AUREUS_OPA_URL", text))):
+    if text is not None and ("@" in text or not is_private(url_in("AUREUS_OPA_URL", text))):
         raise SettingsError(
             "AUREUS_OPA_URL",
             "it is not https://host[:port], nor http:// on this machine.",
@@ -349,8 +325,8 @@ def _witness(words: list[str]) -> WitnessPlace:
     if key.kind != WITNESS:
         rule = f"the key of {key.name} is that of a log (kind {key.kind})."
         raise SettingsError("AUREUS_WITNESSES", rule, f"Give one of kind {WITNESS}.")
-    url = _url("AUREUS_WITNESSES", words[1])
-    if "@" in words[1] or not _private(url._replace(path="")):
+    url = url_in("AUREUS_WITNESSES", words[1])
+    if "@" in words[1] or not is_private(url._replace(path="")):
         raise SettingsError("AUREUS_WITNESSES", f"where {key.name} is is not https://host[:port], nor http:// on this machine.", example)
     return WitnessPlace(key, words[1].rstrip("/"))
 
@@ -368,7 +344,7 @@ def _witnesses_required(text: str | None, witnesses: tuple[WitnessPlace, ...] | 
 def _timestamps(url: str | None, roots: str | None, interval: str | None) -> TimestampPlace | None:
     if url is None:
         return None
-    parts = _url("AUREUS_TSA_URL", url)
+    parts = url_in("AUREUS_TSA_URL", url)
     if "@" in url or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise SettingsError("AUREUS_TSA_URL", "it is not http(s)://host/path.", "Write the URL of a timestamp authority (RFC 3161).")
     if roots is None or not Path(roots).is_file():
@@ -400,18 +376,3 @@ def _pin(pin: str | None, file: str | None) -> str:
     if file is None:
         raise SettingsError("AUREUS_PKCS11_PIN", "nothing opens the token.", "Set it, or AUREUS_PKCS11_PIN_FILE.")
     return secret_in("AUREUS_PKCS11_PIN_FILE", Path(file), "PIN")
-
-
-def _url(name: str, text: str) -> SplitResult:
-    try:
-        url = urlsplit(text)
-        _ = url.port
-    except ValueError as error:
-        raise SettingsError(name, f"{text!r} is not a URL: {error}.", "Write it as the operators' guide shows.") from None
-    return url
-
-
-def _private(endpoint: SplitResult) -> bool:
-    """Whether what goes there can be read by nobody on the way."""
-    bare = endpoint.hostname and endpoint.path in {"", "/"} and not (endpoint.query or endpoint.fragment)
-    return bool(bare) and (endpoint.scheme == "https" or (endpoint.scheme == "http" and endpoint.hostname in _THIS_MACHINE))

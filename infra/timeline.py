@@ -118,9 +118,9 @@ class Timelines:
 
     async def known(self, subject: Subject, up_to: int, *, named: bool) -> bool:
         """Whether the subject had a stream of its own by then, or if `named` will do: whether any event held its id."""
-        ((found,),) = await self._reads.fetch(_EVER, (subject.tenant, subject.stream, up_to))
+        ((found,),) = await self._reads.fetch(_EVER, (subject.tenant, subject.stream, up_to), tenant=subject.tenant)
         if not found and named and subject.topics:
-            ((found,),) = await self._reads.fetch(_NAMED, (subject.tenant, up_to, *_naming(subject)))
+            ((found,),) = await self._reads.fetch(_NAMED, (subject.tenant, up_to, *_naming(subject)), tenant=subject.tenant)
         return bool(found)
 
     async def page(self, subject: Subject, wanted: Wanted) -> tuple[list[Happened], int | None]:
@@ -160,7 +160,7 @@ class Timelines:
             "by": _like(b'"actor":%b,"at"' % orjson.dumps(wanted.actor)) if wanted.actor is not None else None,
             "limit": limit,
         }
-        return await self._reads.fetch(sql.SQL(query).format(direction=direction).as_string(), arguments)
+        return await self._reads.fetch(sql.SQL(query).format(direction=direction).as_string(), arguments, tenant=subject.tenant)
 
     async def _about(self, subject: Subject, candidates: Sequence[Happened]) -> list[Happened]:
         """Those that are about the subject, by what they say or by what the first event of their stream said."""
@@ -169,7 +169,7 @@ class Timelines:
         inheriting = {one.body["stream"] for one in candidates if one.body["stream"].partition(":")[0] in INHERITING}
         handed_on = set()
         if inheriting:
-            for stream, body in await self._reads.fetch(_FIRST, (subject.tenant, sorted(inheriting))):
+            for stream, body in await self._reads.fetch(_FIRST, (subject.tenant, sorted(inheriting)), tenant=subject.tenant):
                 if not topics_of(orjson.loads(body)).isdisjoint(subject.topics):
                     handed_on.add(stream)
         return [one for one in candidates if one.body["stream"] in handed_on or not topics_of(one.body).isdisjoint(subject.topics)]
@@ -181,7 +181,7 @@ class Timelines:
         if keep or not subject.topics:
             return list(found)
         if missing:
-            rows = await self._reads.fetch(_AT, (subject.tenant, bigints(missing)))
+            rows = await self._reads.fetch(_AT, (subject.tenant, bigints(missing)), tenant=subject.tenant)
             others = await self._about(subject, [Happened(position, orjson.loads(body)) for position, body in rows])
             facts |= {one.position: one.body for one in others}
 
@@ -202,8 +202,9 @@ class Timelines:
             for read in projection.tables if places else ():
                 positions, row_ids = [position for position, _ in places], [row_id for _, row_id in places]
                 query = sql.SQL(_TURNED).format(table=sql.Identifier(schema_name(projection.name), read.name))
-                arguments = {"tenant": read.tenant or subject.tenant, "positions": bigints(positions), "ids": texts(row_ids)}
-                for position, row_id, before, after in await self._reads.fetch(query.as_string(), arguments):
+                tenant = read.tenant or subject.tenant
+                arguments = {"tenant": tenant, "positions": bigints(positions), "ids": texts(row_ids)}
+                for position, row_id, before, after in await self._reads.fetch(query.as_string(), arguments, tenant=tenant):
                     changes = [] if before is None or after is None else differences(before, after)
                     told = [change for change in changes if change.field not in _UNTOLD]
                     turned.setdefault(position, []).append(Turn(read.name, row_id, before is None, after is None, told))

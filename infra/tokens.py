@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
-from joserfc import jwt
-from joserfc.errors import (
-    BadSignatureError,
-    ClaimError,
-    ExpiredTokenError,
-    InvalidClaimError,
-    InvalidKeyIdError,
-    JoseError,
-    UnsupportedAlgorithmError,
-)
-from joserfc.jwa import JWSAlgModel
-from joserfc.jwk import OKPKey
-from joserfc.jws import JWSRegistry
+import orjson
 
 from domain.kernel import Asker
 from domain.values import ActorKind, Role, uuid7
 from infra.keystore import Signer, verify
+from infra.token_settings import LIFETIME_SECONDS
 
-LIFETIME_SECONDS: Final = 900
 LEEWAY_SECONDS: Final = 5
+"""By how much the clock of the process that issued a token may be ahead. That it runs out is forgiven nobody."""
 TOKEN_BYTES_MAX: Final = 4_096
 AUDIENCE: Final = "aureus"
 ALGORITHM: Final = "EdDSA"
 TYPE: Final = "at+jwt"
 """RFC 9068: an access token, so no other JWT signed with this key can pass for one."""
 _REMEMBERED_TOKENS: Final = 10_000
+_SIGNATURE_TEXT_LENGTH: Final = 86
+_STANDARD_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
+_ROLES: Final = {role.value: role for role in Role}
+_KINDS: Final = {kind.value: kind for kind in ActorKind}
+_URL_ALPHABET: Final = bytes.maketrans(b"+/", b"-_")
 
 Reason = Literal[
     "malformed",
@@ -60,62 +54,33 @@ class TokenRefused(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What a good token says, and until when (Unix time, leeway included) it may be said."""
+class Verified(NamedTuple):
+    """What a good token says, and until when (Unix time) it may be said."""
 
     asker: Asker
-    token_id: str
     expires_at: int
-    good_until: int
-
-
-class _Ed25519(JWSAlgModel):
-    """EdDSA through our own signer, wherever its key lies, and through libsodium's strict verification."""
-
-    name = ALGORITHM
-    description = "EdDSA over Ed25519"
-    key_type = "OKP"
-
-    def __init__(self, signer: Signer) -> None:
-        self._signer = signer
-
-    def sign(self, msg: bytes, key: Any) -> bytes:  # noqa: ARG002 - the signer holds the key
-        return self._signer.sign(msg)
-
-    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool:  # noqa: ARG002
-        return verify(self._signer.public, msg, sig)
-
-
-class _OneAlgorithm(JWSRegistry):
-    """A registry in which no other algorithm exists, `none` least of all."""
-
-    def __init__(self, algorithm: JWSAlgModel) -> None:
-        super().__init__(algorithms=[algorithm.name])
-        self._algorithm = algorithm
-
-    def get_alg(self, name: str) -> JWSAlgModel:
-        if name != self._algorithm.name:
-            raise UnsupportedAlgorithmError(f"Algorithm {name!r} is not allowed")
-        return self._algorithm
 
 
 class TokenIssuer:
-    """Issues access tokens and verifies its own. A verified token is remembered: hot clients send the same one again."""
+    """Issues access tokens and verifies its own. A verified token is remembered: hot clients send the same one again.
 
-    def __init__(self, signer: Signer, issuer: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._issuer, self._clock = issuer, clock
-        self._key_id = signer.key_id
-        public = base64.urlsafe_b64encode(signer.public).rstrip(b"=").decode()
-        self._key = OKPKey.import_key({"kty": "OKP", "crv": "Ed25519", "x": public, "kid": signer.key_id, "use": "sig", "alg": ALGORITHM})
-        self._registry = _OneAlgorithm(_Ed25519(signer))
+    Every token of ours has the same header, byte for byte, and claims that are written in one way only. So nothing has to be
+    understood before the signature is known to hold: no algorithm is chosen, no key is looked up, no JSON of a stranger is read.
+    """
+
+    def __init__(
+        self, signer: Signer, issuer: str, *, lifetime_seconds: int = LIFETIME_SECONDS, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.issuer, self.lifetime_seconds = issuer, lifetime_seconds
+        self._signer, self._public, self._clock = signer, signer.public, clock
+        self._header = _encoded(orjson.dumps({"alg": ALGORITHM, "typ": TYPE, "kid": signer.key_id}))
         self._remembered: OrderedDict[bytes, Verified] = OrderedDict()
 
     def issue(self, asker: Asker) -> str:
-        """A token that lets its bearer act as the asker for the next quarter of an hour."""
+        """A token that lets its bearer act as the asker for `lifetime_seconds` from now, as long as its session is open."""
         now = int(self._clock())
         claims = {
-            "iss": self._issuer,
+            "iss": self.issuer,
             "aud": AUDIENCE,
             "sub": asker.actor,
             "tenant": asker.tenant,
@@ -123,12 +88,15 @@ class TokenIssuer:
             "kind": asker.kind.value,
             "iat": now,
             "nbf": now,
-            "exp": now + LIFETIME_SECONDS,
+            "exp": now + self.lifetime_seconds,
             "jti": str(uuid7()),
         }
         if asker.owner is not None:
             claims["owner"] = asker.owner
-        return jwt.encode({"alg": ALGORITHM, "typ": TYPE, "kid": self._key_id}, claims, self._key, registry=self._registry)
+        if asker.session is not None:
+            claims["sid"] = asker.session
+        text = self._header + b"." + _encoded(orjson.dumps(claims))
+        return (text + b"." + _encoded(self._signer.sign(text))).decode()
 
     def verify(self, token: bytes) -> Verified:
         """Who the token speaks for. Raises TokenRefused."""
@@ -137,7 +105,7 @@ class TokenIssuer:
         digest = hashlib.sha256(token).digest()
         known = self._remembered.get(digest)
         if known is not None:
-            if self._clock() >= known.good_until:
+            if self._clock() >= known.expires_at:
                 del self._remembered[digest]
                 raise TokenRefused("expired")
             return known
@@ -149,64 +117,81 @@ class TokenIssuer:
 
     def public_keys(self) -> dict[str, Any]:
         """The JWKS by which others verify our tokens."""
-        return {"keys": [self._key.as_dict(private=False)]}
+        x = _encoded(self._public).decode()
+        key = {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self._signer.key_id, "use": "sig", "alg": ALGORITHM}
+        return {"keys": [key]}
 
     def _claims(self, token: bytes) -> dict[str, Any]:
+        text, _, signature_text = token.rpartition(b".")
+        header, _, payload_text = text.partition(b".")
+        if header != self._header:
+            raise TokenRefused(self._other_header(header))
+        signature = base64url(signature_text) if len(signature_text) == _SIGNATURE_TEXT_LENGTH else None
+        if signature is None:
+            raise TokenRefused("malformed")
+        if not verify(self._public, text, signature):
+            raise TokenRefused("signature_wrong")
         try:
-            decoded = jwt.decode(token, self._key, registry=self._registry)
-        except UnsupportedAlgorithmError:
-            raise TokenRefused("algorithm_not_allowed") from None
-        except BadSignatureError:
-            raise TokenRefused("signature_wrong") from None
-        except InvalidKeyIdError:
-            raise TokenRefused("unknown_key") from None
-        except (JoseError, ValueError, TypeError, KeyError):
+            # What we signed is no stranger's text any more: written in any other way, its signature would not hold.
+            payload = binascii.a2b_base64(payload_text.translate(_STANDARD_ALPHABET) + b"==")
+            claims = orjson.loads(payload)
+        except ValueError:
             raise TokenRefused("malformed") from None
-        if decoded.header.get("typ") != TYPE:
-            raise TokenRefused("wrong_type")
-        if decoded.header.get("kid") != self._key_id:
-            raise TokenRefused("unknown_key")
-        self._require_valid(decoded.claims)
-        return decoded.claims
+        # Written again as we write claims, it has to be the same bytes: no claim stands there twice, or in some other way.
+        if not isinstance(claims, dict) or orjson.dumps(claims) != payload:
+            raise TokenRefused("malformed")
+        return claims
 
-    def _require_valid(self, claims: dict[str, Any]) -> None:
-        rules = jwt.JWTClaimsRegistry(
-            now=int(self._clock()),
-            leeway=LEEWAY_SECONDS,
-            iss={"essential": True, "value": self._issuer},
-            aud={"essential": True, "value": AUDIENCE},
-            exp={"essential": True},
-            nbf={"essential": True},
-            sub={"essential": True},
-            jti={"essential": True},
-        )
+    def _other_header(self, text: bytes) -> Reason:
+        """What is wrong with a header that is not ours: for our log, for it is refused whatever it says."""
         try:
-            rules.validate(claims)
-        except ExpiredTokenError:
-            raise TokenRefused("expired") from None
-        except InvalidClaimError as error:
-            raise TokenRefused(_REASON_BY_CLAIM.get(error.claim, "claims_wrong")) from None
-        except ClaimError:
-            raise TokenRefused("claims_wrong") from None
+            header = orjson.loads(base64url(text) or b"")
+            members = header.get("alg"), header.get("typ"), header.get("kid")
+        except (orjson.JSONDecodeError, AttributeError):
+            return "malformed"
+        if members[0] != ALGORITHM:
+            return "algorithm_not_allowed"
+        if members[1] != TYPE:
+            return "wrong_type"
+        return "unknown_key" if members[2] != self._signer.key_id else "malformed"
 
     def _verified(self, claims: dict[str, Any]) -> Verified:
-        try:
-            asker = Asker(
-                actor=str(claims["sub"]),
-                tenant=str(claims["tenant"]),
-                roles=frozenset(Role(role) for role in claims["roles"]),
-                kind=ActorKind(claims["kind"]),
-                owner=claims.get("owner"),
-            )
-            expires_at = int(claims["exp"])
-        except (KeyError, ValueError, TypeError):
-            raise TokenRefused("claims_wrong") from None
-        return Verified(asker, str(claims["jti"]), expires_at, expires_at + LEEWAY_SECONDS)
+        expires_at, not_before, issued_at = claims.get("exp"), claims.get("nbf"), claims.get("iat")
+        said = claims.get("iss"), claims.get("aud")
+        if None in said or not (type(expires_at) is type(not_before) is type(issued_at) is int):
+            raise TokenRefused("claims_wrong")
+        if said[0] != self.issuer:
+            raise TokenRefused("issuer_unknown")
+        if said[1] != AUDIENCE:
+            raise TokenRefused("audience_wrong")
+        now = self._clock()
+        if now >= expires_at:
+            raise TokenRefused("expired")
+        if max(not_before, issued_at) > now + LEEWAY_SECONDS:
+            raise TokenRefused("not_yet_valid")
+        return Verified(_asker(claims), expires_at)
 
 
-_REASON_BY_CLAIM: Final[dict[str, Reason]] = {
-    "iss": "issuer_unknown",
-    "aud": "audience_wrong",
-    "nbf": "not_yet_valid",
-    "iat": "not_yet_valid",
-}
+def _asker(claims: dict[str, Any]) -> Asker:
+    try:
+        sub, tenant, jti, roles, kind = claims["sub"], claims["tenant"], claims["jti"], claims["roles"], claims["kind"]
+        owner, session = claims.get("owner"), claims.get("sid")
+        texts = type(sub) is type(tenant) is type(jti) is str
+        if texts and (owner is None or type(owner) is str) and (session is None or type(session) is str):
+            return Asker(sub, tenant, frozenset([_ROLES[role] for role in roles]), _KINDS[kind], owner, session=session)
+    except (KeyError, TypeError):
+        pass
+    raise TokenRefused("claims_wrong")
+
+
+def _encoded(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def base64url(text: bytes) -> bytes | None:
+    """What base64url without padding stands for; None for any text but the one that `_encoded` would have written."""
+    try:
+        data = binascii.a2b_base64(text.translate(_STANDARD_ALPHABET) + b"=" * (-len(text) % 4))
+    except binascii.Error:
+        return None
+    return data if binascii.b2a_base64(data, newline=False).translate(_URL_ALPHABET).rstrip(b"=") == text else None

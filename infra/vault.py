@@ -267,6 +267,16 @@ class Vault:
         wrapped = (await self.keys.find_or_make(pool, [owner]))[owner]
         return unwrapped(self.keks, owner, *wrapped)
 
+    async def key_to_keep(self, pool: Pool, owner: SubjectKey) -> bytes:
+        """The same, to seal something under that is kept beside the ledger. Raises Refused when the owner was erased."""
+        learnt, refused = await self._learn(pool, [owner])
+        error = refused.get(owner)
+        if isinstance(error, LedgerUnavailable):
+            raise error
+        if error is not None:
+            raise _erased(Disclosure(owner[1], owner[2], "", owner[2], None))
+        return learnt[owner].key
+
     async def fields_of(self, pool: Pool, tenant: str, subject: str, until: int = 2**63 - 1) -> list[Field]:
         """The personal fields kept about a subject, of events up to a position, in their order; decoys are nobody's."""
         async with pool.connection() as connection:

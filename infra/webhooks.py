@@ -10,14 +10,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import os
 import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any, Final, Literal, LiteralString, Protocol
 from urllib.parse import urlsplit
@@ -28,21 +26,19 @@ from psycopg import AsyncConnection, OperationalError, sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from domain.kernel import JsonObject
+from domain.kernel import JsonObject, timestamp
 from domain.ledger import LedgerUnavailable
-from domain.notifications import NotificationSent, refused_address
-from infra.key_encryption import KekMissing, KeyEncryptionKeys
+from domain.notifications import NotificationSent, RedeliveryOrdered, refused_address
+from infra.key_encryption import KeyEncryptionKeys
 from infra.read_tables import LIVE, schema_name
-from infra.vault import VaultError, open_bytes, seal_bytes
+from infra.sealed_secrets import PREFIX, SealedSecrets, secret_digest
 from projections.engine import OPEN
-from projections.notifications import PROJECTION, notifications, webhooks
+from projections.notifications import PROJECTION, notifications, redeliveries, webhooks
 
 ANSWER_SECONDS: Final = 10.0
 """How long a receiver may take, from the first look at its name to the head of its answer."""
 CLAIM_SECONDS: Final = 60
 """How long a delivery belongs to whoever took it up; one whose process died is due again then."""
-_SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with, by the Standard Webhooks convention
-_SECRET_BYTES: Final = 32
 _REASON_LENGTH: Final = 300
 State = Literal["pending", "delivered", "failed", "dropped"]
 
@@ -62,21 +58,16 @@ class NotDelivered(Exception):
 class WebhookPort(Protocol):
     """Carries one message to one receiver, once."""
 
-    async def deliver(self, url: str, secret: str, message: Message) -> None:
-        """Returns when the receiver has taken it. Raises NotDelivered."""
+    async def deliver(self, url: str, secret: str, message: Message, old_secret: str | None = None) -> None:
+        """Returns when the receiver has taken it, whichever secret it knows. Raises NotDelivered."""
         ...
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """The `webhook-signature` of a delivery (Standard Webhooks): HMAC-SHA256 over id, time and body, in base64."""
-    key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
+    key = base64.b64decode(secret.removeprefix(PREFIX))
     digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return f"v1,{base64.b64encode(digest).decode()}"
-
-
-def secret_digest(secret: str) -> str:
-    """What the ledger keeps of a secret. It is 256 random bits, so its digest gives nothing away."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class HttpWebhooks:
@@ -101,15 +92,16 @@ class HttpWebhooks:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def deliver(self, url: str, secret: str, message: Message) -> None:
+    async def deliver(self, url: str, secret: str, message: Message, old_secret: str | None = None) -> None:
         timestamp = int(self._now())
+        secrets = [secret] if old_secret is None else [secret, old_secret]
         headers = {
             "host": urlsplit(url).netloc,
             "content-type": "application/json",
             "user-agent": "aureus-webhooks",
             "webhook-id": message.id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signature(secret, message.id, timestamp, message.body),
+            "webhook-signature": " ".join(signature(each, message.id, timestamp, message.body) for each in secrets),
         }
         try:
             async with asyncio.timeout(self._answer_seconds):
@@ -205,12 +197,24 @@ _FILL: Final = """
         JOIN {webhooks} w ON w.tenant = e.tenant AND w.from_position <= e.position AND w.to_position > e.position
         WHERE w.doc->>'status' = 'active' AND (w.doc->'kinds' = '[]' OR w.doc->'kinds' ? (n.doc->>'kind'))
         ON CONFLICT DO NOTHING
+    ), again AS (
+        UPDATE notifications_private.deliveries d
+        SET state = 'pending', tries = 0, due_at = now(), claimed_until = '-infinity', settled_at = NULL
+        FROM notifications_private.queued q CROSS JOIN reached r
+        JOIN ledger.events e ON e.position > q.position AND e.position <= r.position AND e.type = {redelivered}
+        JOIN {redeliveries} o ON o.tenant = e.tenant AND o.from_position = e.position
+        WHERE d.tenant = o.tenant AND d.webhook_id = o.doc->>'webhook_id' AND CASE
+            WHEN o.doc->'notification_ids' <> '[]' THEN d.state <> 'pending' AND o.doc->'notification_ids' ? d.notification_id
+            ELSE d.state = 'failed' AND coalesce(d.settled_at >= (o.doc->>'since')::timestamptz, true)
+        END
     )
     UPDATE notifications_private.queued q SET position = r.position FROM reached r WHERE r.position > q.position
 """
 _DROP: Final = """
     WITH removed AS (SELECT tenant, id FROM {webhooks} WHERE to_position = {open} AND doc->>'status' = 'removed'),
-    forgotten AS (DELETE FROM notifications_private.secrets s USING removed r WHERE s.tenant = r.tenant AND s.webhook_id = r.id)
+    forgotten AS (
+        DELETE FROM notifications_private.secrets s USING removed r WHERE s.tenant = r.tenant AND split_part(s.webhook_id, '#', 1) = r.id
+    )
     UPDATE notifications_private.deliveries d SET state = 'dropped', settled_at = now() FROM removed r
     WHERE d.state = 'pending' AND d.tenant = r.tenant AND d.webhook_id = r.id
 """
@@ -234,9 +238,8 @@ _CLAIM: Final = """
     FROM mine m
     JOIN {webhooks} w ON w.tenant = m.tenant AND w.id = m.webhook_id AND w.to_position = {open} AND w.doc->>'status' = 'active'
     JOIN {notifications} n ON n.tenant = m.tenant AND n.id = m.notification_id AND n.to_position = {open}
-    LEFT JOIN notifications_private.secrets s ON s.tenant = m.tenant AND s.webhook_id = m.webhook_id
     WHERE d.tenant = m.tenant AND d.webhook_id = m.webhook_id AND d.notification_id = m.notification_id
-    RETURNING d.tenant, d.webhook_id, d.notification_id, d.tries, w.doc->>'url', w.doc->>'secret_sha256', s.sealed, s.kek, n.doc::text
+    RETURNING d.tenant, d.webhook_id, d.notification_id, d.tries, w.doc::text, n.doc::text
 """
 _SETTLE: Final = """
     UPDATE notifications_private.deliveries
@@ -244,22 +247,17 @@ _SETTLE: Final = """
         settled_at = CASE WHEN %(state)s = 'pending' THEN NULL ELSE now() END
     WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s AND notification_id = %(notification_id)s AND state = 'pending'
 """
+_ONE: Final = """
+    SELECT d.notification_id, d.position, d.state, d.tries, d.due_at, d.settled_at, d.problem, n.doc::text
+    FROM notifications_private.deliveries d
+    JOIN {notifications} n ON n.tenant = d.tenant AND n.id = d.notification_id AND n.to_position = {open}
+    WHERE d.tenant = %(tenant)s AND d.webhook_id = %(webhook_id)s AND d.notification_id = %(notification_id)s
+"""
 _LATEST: Final = """
     SELECT notification_id, position, state, tries, due_at, settled_at, problem FROM notifications_private.deliveries
     WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s AND (%(state)s::text IS NULL OR state = %(state)s)
     ORDER BY position DESC LIMIT %(limit)s
 """
-_KEEP: Final = """
-    INSERT INTO notifications_private.secrets (tenant, webhook_id, sealed, kek)
-    VALUES (%(tenant)s, %(webhook_id)s, %(sealed)s, %(kek)s) ON CONFLICT DO NOTHING
-"""
-_SEALED_OTHERWISE: Final = "SELECT tenant, webhook_id, sealed, kek FROM notifications_private.secrets WHERE kek <> %(kek)s"
-_RESEAL: Final = """
-    UPDATE notifications_private.secrets SET sealed = %(again)s, kek = %(kek)s
-    WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s AND sealed = %(sealed)s
-"""
-_COUNT: Final = "SELECT kek, count(*) FROM notifications_private.secrets GROUP BY kek"
-_KEPT: Final = "SELECT sealed, kek FROM notifications_private.secrets WHERE tenant = %(tenant)s AND webhook_id = %(webhook_id)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +272,8 @@ class Delivery:
     message: Message
     secret: str | None = field(repr=False)
     """None when the secret kept is not the one whose digest is on record."""
+    old_secret: str | None = field(default=None, repr=False)
+    """The one before, while both are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ class WebhookStore:
     """The secrets of webhooks, and the queue of deliveries. Several processes may share it."""
 
     def __init__(self, dsn: str, keks: KeyEncryptionKeys) -> None:
-        self._keks = keks
+        self.secrets = SealedSecrets(keks, self._query, "notifications_private", "webhook_id", "webhook")
         self._pool: AsyncConnectionPool[AsyncConnection[TupleRow]] = AsyncConnectionPool(
             dsn, open=False, min_size=1, max_size=4, timeout=10, kwargs={"autocommit": True}
         )
@@ -305,28 +305,9 @@ class WebhookStore:
     async def close(self) -> None:
         await self._pool.close()
 
-    async def secret(self, tenant: str, webhook_id: str) -> str:
-        """The webhook's secret; made when it has none, so that a command asked for again is the same command."""
-        bound_to = _bound(tenant, webhook_id)
-        fresh = _SECRET_PREFIX + base64.b64encode(os.urandom(_SECRET_BYTES)).decode()
-        whose = {"tenant": tenant, "webhook_id": webhook_id}
-        kek = self._keks.current
-        await self._query(_KEEP, {**whose, "sealed": seal_bytes(fresh.encode(), bound_to, self._keks.key(kek)), "kek": kek})
-        ((sealed, kek),) = await self._query(_KEPT, whose)
-        return open_bytes(sealed, bound_to, self._keks.key(kek)).decode()
-
-    async def reseal(self, kek: str) -> None:
-        """Seals every secret under this key-encryption key; one that does not open stays as it is. Raises KekMissing."""
-        for tenant, webhook_id, sealed, old in await self._query(_SEALED_OTHERWISE, {"kek": kek}):
-            bound_to = _bound(tenant, webhook_id)
-            with suppress(VaultError):
-                again = seal_bytes(open_bytes(sealed, bound_to, self._keks.key(old)), bound_to, self._keks.key(kek))
-                whose = {"tenant": tenant, "webhook_id": webhook_id, "sealed": sealed}
-                await self._query(_RESEAL, {**whose, "again": again, "kek": kek})
-
-    async def counts(self) -> dict[str, int]:
-        """How many secrets are sealed under each key-encryption key; '' is the first one."""
-        return dict(await self._query(_COUNT))
+    async def secret(self, tenant: str, webhook_id: str, number: int = 0) -> str:
+        """The webhook's secret of this number; made when it has none, so that a command asked for again is the same command."""
+        return await self.secrets.made(tenant, webhook_id, number)
 
     async def fill(self) -> None:
         """Queues what was sent since the last time for the webhooks there were then, and drops what removed ones still waited for."""
@@ -336,42 +317,43 @@ class WebhookStore:
     async def claim(self, limit: int) -> list[Delivery]:
         """Takes up to `limit` due deliveries, at most one per webhook; none that another process has taken."""
         rows = await self._query(_CLAIM, {"limit": limit, "claim": CLAIM_SECONDS})
-        return [self._delivery(*row) for row in rows]
+        return [await self._delivery(*row) for row in rows]
 
-    def _delivery(
-        self,
-        tenant: str,
-        webhook_id: str,
-        notification_id: str,
-        tries: int,
-        url: str,
-        secret_sha256: str,
-        sealed: bytes | None,
-        kek: str | None,
-        document: str,
-    ) -> Delivery:
-        try:
-            secret = open_bytes(sealed or b"", _bound(tenant, webhook_id), self._keks.key(kek or "")).decode()
-        except (VaultError, KekMissing):
-            secret = ""
-        known = hmac.compare_digest(secret_digest(secret), secret_sha256)
+    async def _delivery(self, tenant: str, webhook_id: str, notification_id: str, tries: int, webhook: str, document: str) -> Delivery:
+        row = orjson.loads(webhook)
+        secret = await self._secret_on_record(tenant, webhook_id, row["secrets"] - 1, row["secret_sha256"])
+        both = row["old_secret_until"] is not None and timestamp(datetime.now(UTC)) < row["old_secret_until"]
+        old = await self._secret_on_record(tenant, webhook_id, row["secrets"] - 2, row["old_secret_sha256"]) if both else None
         message = Message(notification_id, _body(tenant, orjson.loads(document)))
-        return Delivery(tenant, webhook_id, notification_id, tries, url, message, secret if known else None)
+        return Delivery(tenant, webhook_id, notification_id, tries, row["url"], message, secret, old)
+
+    async def _secret_on_record(self, tenant: str, webhook_id: str, number: int, digest: str) -> str | None:
+        """A secret of the webhook, as long as what is kept is what was put on record."""
+        kept = await self.secrets.kept(tenant, webhook_id, number)
+        return kept if kept is not None and hmac.compare_digest(secret_digest(kept), digest) else None
 
     async def settle(self, delivery: Delivery, state: State, problem: str | None = None, wait_seconds: float = 0) -> None:
         """Puts on record how a try ended; `pending` is due again after `wait_seconds`."""
         whose = {"tenant": delivery.tenant, "webhook_id": delivery.webhook_id, "notification_id": delivery.notification_id}
         await self._query(_SETTLE, {**whose, "state": state, "problem": problem, "wait": wait_seconds})
 
+    async def message(self, tenant: str, webhook_id: str, notification_id: str) -> tuple[Standing, Message] | None:
+        """How one delivery stands, and what is carried there; None when there is none."""
+        rows = await self._query(_ONE, {"tenant": tenant, "webhook_id": webhook_id, "notification_id": notification_id})
+        if not rows:
+            return None
+        *standing, document = rows[0]
+        return Standing(*standing), Message(notification_id, _body(tenant, orjson.loads(document)))
+
     async def latest(self, tenant: str, webhook_id: str, limit: int, state: State | None = None) -> list[Standing]:
         """The latest deliveries to a webhook, newest first."""
         asked = {"tenant": tenant, "webhook_id": webhook_id, "limit": limit, "state": state}
         return [Standing(*row) for row in await self._query(_LATEST, asked)]
 
-    async def _query(self, query: LiteralString, arguments: Mapping[str, Any] | None = None) -> Sequence[TupleRow]:
+    async def _query(self, query: LiteralString | sql.Composed, arguments: Mapping[str, Any] | None = None) -> Sequence[TupleRow]:
         try:
             async with self._pool.connection() as connection:
-                cursor = await connection.execute(_named(query), arguments)
+                cursor = await connection.execute(query if isinstance(query, sql.Composed) else _named(query), arguments)
                 return await cursor.fetchall() if cursor.description else []
         except (OperationalError, PoolTimeout) as error:
             await self._pool.check()
@@ -384,13 +366,11 @@ def _named(query: LiteralString) -> sql.Composed:
         projection=sql.Literal(PROJECTION.name),
         notifications=sql.Identifier(schema, notifications.name),
         webhooks=sql.Identifier(schema, webhooks.name),
+        redeliveries=sql.Identifier(schema, redeliveries.name),
         sent=sql.Literal(NotificationSent.event_name),
+        redelivered=sql.Literal(RedeliveryOrdered.event_name),
         open=sql.Literal(OPEN),
     )
-
-
-def _bound(tenant: str, webhook_id: str) -> bytes:
-    return orjson.dumps(("webhook", "secret", tenant, webhook_id))
 
 
 def _body(tenant: str, row: JsonObject) -> bytes:

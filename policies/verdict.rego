@@ -15,12 +15,14 @@ judgements(question) := [
 	budget_limits(question),
 	cross_jurisdiction(question),
 	evidence_gate(question),
+	fields(question),
 	high_risk(question),
 	pii_access(question),
 	pii_deprecation(question),
 	pii_onboarding(question),
 	production_write(question),
 	rate_limits(question),
+	reach(question),
 	retention(question),
 ]
 

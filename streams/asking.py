@@ -25,7 +25,8 @@ from domain.reactions import Answer, Failure
 from domain.values import uuid7
 from infra.canonical import ProfileError
 from infra.ledger import Ledger
-from streams.reactions import ACTOR, Retries, asker
+from infra.standing import Unauthenticated
+from streams.reactions import ACTOR, ReadRows, Retries, asker
 
 AWAY: Final = (LedgerUnavailable, psycopg.OperationalError)
 """The ledger itself is away: nothing can be done about anything until it is back, so everything waits, and nothing is given up."""
@@ -122,13 +123,19 @@ async def replayed(ledger: Ledger, decider: AnyDecider, tenant: str, stream: str
     return decider.replay(recorded.event for recorded in history), history
 
 
-async def asker_for(ledger: Ledger, tenant: str, actor: str | None) -> Asker:
-    """Aureus itself, or an actor in the roles it holds at this moment; Refused when it cannot act."""
+async def asker_for(ledger: Ledger, rows: ReadRows, tenant: str, actor: str | None) -> Asker:
+    """Aureus itself, or an actor as it may act at this moment; Refused when it cannot act."""
     if actor in (None, ACTOR):
         return asker(tenant)
     registration: Registration = (await replayed(ledger, ACTORS, tenant, f"{ACTORS.category}:{actor}"))[0]
     known = registration.actor
     if known is None or known.suspended:
-        why = "not registered" if known is None else "suspended"
-        raise Refused("requester_cannot_act", f"{actor} is {why}: nothing is done on their behalf.", remedy="Somebody else has to ask.")
-    return Asker(known.actor_id, tenant, known.roles, known.kind, known.owner)
+        raise _cannot_act(actor, "is not registered" if known is None else "has left" if known.offboarded else "is suspended")
+    try:
+        return await rows.asker(tenant, known)
+    except Unauthenticated as refused:
+        raise _cannot_act(actor, f"cannot act ({refused.reason})") from refused
+
+
+def _cannot_act(actor: str | None, why: str) -> Refused:
+    return Refused("requester_cannot_act", f"{actor} {why}: nothing is done on their behalf.", remedy="Somebody else has to ask.")

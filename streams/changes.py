@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -20,6 +20,11 @@ from streams.progress import Progress
 from streams.tail import Entry, Tail
 
 _log = logging.getLogger("aureus.feeds")
+NOTHING: Final[frozenset[str]] = frozenset()
+
+
+async def nothing() -> frozenset[str]:
+    return NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +38,12 @@ class Change:
     row: JsonObject | None
     before: JsonObject | None
 
-    def told(self, *, row: bool) -> str:
-        """As JSON; without its row when it is not, or no longer, among those asked for."""
-        return orjson.dumps({"position": self.position, "table": self.table, "id": self.id, "row": self.row if row else None}).decode()
+    def told(self, *, row: bool, masked: frozenset[str] = NOTHING) -> str:
+        """As JSON; without its row when it is not, or no longer, among those asked for, and without what is masked in it."""
+        shown = self.row if row else None
+        if shown is not None and masked:
+            shown = {**shown, **dict.fromkeys(masked & shown.keys())}
+        return orjson.dumps({"position": self.position, "table": self.table, "id": self.id, "row": shown}).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +72,15 @@ class Wanted:
     tenant: str
     ids: frozenset[str] | None = None
     matches: Matches | None = None
+    masked: Callable[[], Awaitable[frozenset[str]]] = nothing
+    """Tells the fields that they are not shown, as of now."""
 
-    def told(self, change: Change, told: str) -> str | None:
+    def told(self, change: Change, told: str, masked: frozenset[str]) -> str | None:
         """What they are told of a change. A row that leaves what was asked for is told as ended; one that never was in it, not at all."""
         if change.tenant != self.tenant or (self.ids is not None and change.id not in self.ids):
             return None
         if self.matches is None or (change.row is not None and self.matches(change.row)):
-            return told
+            return change.told(row=True, masked=masked) if masked else told
         return change.told(row=False) if change.before is not None and self.matches(change.before) else None
 
 

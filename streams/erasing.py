@@ -26,6 +26,7 @@ from infra.packing.shelf import Shelf
 from infra.postgres_store import PostgresStore
 from infra.read_queries import Reads
 from infra.retention import DueErasure, due
+from infra.scim_users import ScimUsers
 from infra.traces import Traces
 from infra.vault import Erased
 from projections.exports import exports
@@ -70,10 +71,19 @@ class Eraser:
     """Runs until cancelled."""
 
     def __init__(
-        self, ledger: Ledger, dsn: str, path: CommandPath, reads: Reads, progress: Progress, shelf: Shelf, blobs: BlobStore
+        self,
+        ledger: Ledger,
+        dsn: str,
+        path: CommandPath,
+        reads: Reads,
+        progress: Progress,
+        shelf: Shelf,
+        blobs: BlobStore,
+        scim: ScimUsers,
     ) -> None:
         assert isinstance(ledger.store, PostgresStore), "what is erased lies in PostgreSQL"
         self._ledger, self._dsn, self._path, self._reads, self._shelf, self._blobs = ledger, dsn, path, reads, shelf, blobs
+        self._scim = scim
         self._store, self._progress = ledger.store, progress
         self._traces = Traces(reads, self._store.pool, shelf)
         self._stuck: dict[tuple[str, str], tuple[float, float]] = {}
@@ -145,6 +155,7 @@ class Eraser:
         await self._read_models_caught_up()
         async with packs_held(connection):
             erased = await self._store.vault.erase(self._store.pool, ordered.tenant, ordered.subject_id, purposes or None, ordered.position)
+            await self._scim.erase(ordered.tenant, ordered.subject_id, purposes)
             await asyncio.to_thread(self._destroy_unfinished_packs, ordered.tenant)
             gone, kept = await self._destroy_artifacts(ordered)
             packs = await self._withdraw_packs(ordered, gone)
@@ -239,6 +250,4 @@ class Eraser:
 
     async def _read_models_caught_up(self) -> None:
         """What they say of artifacts and packs must not be behind what was recorded before now."""
-        size = (await self._ledger.refresh()).size
-        while await self._reads.position() < size:  # noqa: ASYNC110 - another process may be moving them, and wakes nobody here
-            await asyncio.sleep(IDLE_SECONDS / 10)
+        await self._progress.beyond((await self._ledger.refresh()).size - 1)

@@ -217,10 +217,7 @@ class Exporter:
         """What came to its end must not be found as requested once more."""
         if outcome.outcome != "allowed":
             self._refused.add((tenant, export_id))
-        while True:
-            if await self._reads.position() >= outcome.position:
-                break
-            await asyncio.sleep(IDLE_SECONDS / 10)
+        await self._progress.beyond(outcome.position - 1)
         self._shelf.discard(self._shelf.working_folder(tenant, export_id))
 
     async def _commit_indexes(self) -> None:
@@ -267,5 +264,5 @@ async def _untold(_phase: str, _done: int, _total: int) -> None:
 async def progress_of(reads: Reads, tenant: str, export_id: str) -> JsonObject | None:
     """How far an export is: its phase, how much of it is done, and of how much."""
     query = "SELECT phase, done, total FROM packing.progress WHERE tenant = %s AND export_id = %s"
-    found: list[Any] = await reads.fetch(query, (tenant, export_id))
+    found: list[Any] = await reads.fetch(query, (tenant, export_id), tenant=tenant)
     return {"phase": found[0][0], "done": found[0][1], "total": found[0][2]} if found else None

@@ -2,13 +2,14 @@
 
 Nothing runs while nobody listens. Each feed is a place in the ledger's order: what lies before the tail that is kept for all
 is read from the ledger, what lies in it is taken from there, so between the past and the present there is no seam.
+The tail is every tenant's, read once for all; each feed takes its own tenant's out of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class ChangeFeed:
         batches = tail.after(self.position)
         # An empty batch leaves nothing behind in the tail: where there are no others, all of it has been told.
         self.position = batches[-1].until if len(batches) == PAGE else tail.reached
-        return self._told(batches)
+        return await self._told(batches)
 
     async def _past(self) -> Told:
         """A step on the way from any position to a boundary from which the tail goes on."""
@@ -145,23 +146,24 @@ class ChangeFeed:
             entries = await from_ledger(self._following.ledger, self.position, self._joins)
             batch = await self._changes.batch(entries, self.position, self._wanted, self._filtered)
             self.position = batch.until
-            return self._told([batch])
+            return await self._told([batch])
         if self.position < tail.begins:
             self._joins = tail.reached
         else:
             self._live = True
-        return self._told([])
+        return await self._told([])
 
-    def _told(self, batches: Sequence[Batch]) -> Told:
-        return Told([message for batch in batches for message in self._messages(batch)], self.position)
+    async def _told(self, batches: Sequence[Batch]) -> Told:
+        masked = {name: await wanted.masked() for name, wanted in self._wanted.items()} if batches else {}
+        return Told([message for batch in batches for message in self._messages(batch, masked)], self.position)
 
-    def _messages(self, batch: Batch) -> list[tuple[int, str]]:
+    def _messages(self, batch: Batch, masked: Mapping[str, frozenset[str]]) -> list[tuple[int, str]]:
         """One message, so that it is told whole or not at all; of a very large batch several, and only the last moves on."""
         parts: list[list[str]] = [[]]
         size = 0
         for change, text in batch.changes:
             wanted = self._wanted.get(change.table)
-            told = wanted.told(change, text) if wanted else None
+            told = wanted.told(change, text, masked[change.table]) if wanted else None
             if told is not None:
                 if size and size + len(told) > self._message_bytes:
                     parts.append([])

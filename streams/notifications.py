@@ -38,6 +38,8 @@ _OWNERS: Final[Mapping[str, tuple[ReadTable[Any], str]]] = MappingProxyType(
     {"actor": (actors, "owner"), "agent": (agents, "owner"), "dataset": (datasets, "owner_ids"), "pipeline": (pipelines, "owner")}
 )
 """Where the owners of an entity stand, by the category of its stream; what has no owner is not in it."""
+_HOMES: Final[Mapping[str, ReadTable[Any]]] = MappingProxyType({"dataset": datasets, "pipeline": pipelines})
+"""Where an entity tells the data domain it belongs to."""
 _log = logging.getLogger("aureus.webhooks")
 
 
@@ -68,13 +70,15 @@ async def tell_owners(recorded: Recorded[ActionBlocked], reads: ReadRows) -> lis
 
 
 async def tell_approvers(recorded: Recorded[ApprovalRequested | ApprovalEscalated], reads: ReadRows) -> list[Command]:
-    """Tells those who may approve, a bounded number of them, that somebody waits for it; nobody is told twice."""
+    """Tells those who may approve and reach what it is about, a bounded number of them, that somebody waits; nobody is told twice."""
     event, tenant = recorded.event, recorded.tenant
     roles = event.approver_roles if isinstance(event, ApprovalRequested) else event.to_roles
     asked_for = await reads.row(approvals, tenant, event.approval_id)
     assert asked_for is not None, "the read models have seen the request"
     holders = await reads.rows(actors, tenant, {"roles": [*roles], "status": ["active"], "kind": ["person"]})
-    independent = sorted({row["actor_id"] for row in holders} - {asked_for["requester"], asked_for["requester_owner"]})
+    domain = await _domain_of(asked_for, tenant, reads)
+    reaching = {row["actor_id"] for row in holders if domain is None or row["domains"] is None or domain in row["domains"]}
+    independent = sorted(reaching - {asked_for["requester"], asked_for["requester_owner"]})
     notices = [
         Notify(
             notification_id=notice_id("approval_requested", recipient, event.approval_id),
@@ -88,6 +92,15 @@ async def tell_approvers(recorded: Recorded[ApprovalRequested | ApprovalEscalate
         for recipient in independent[:TOLD_MAX]
     ]
     return [*await news(notices, tenant, reads)]
+
+
+async def _domain_of(asked_for: dict[str, Any], tenant: str, reads: ReadRows) -> str | None:
+    """The data domain of what is to be approved: the one it is in, or that its registration names."""
+    category, _, entity = (asked_for["stream"] or "").partition(":")
+    home = _HOMES.get(category)
+    row = None if home is None else await reads.row(home, tenant, entity)
+    domain: str | None = row["domain"] if row is not None else (asked_for["inputs"] or {}).get("domain")
+    return None if home is None else domain
 
 
 async def tell_auditors(reads: ReadRows, now: datetime) -> list[Due]:
@@ -228,7 +241,7 @@ class Courier:
         try:
             if delivery.secret is None:
                 raise NotDelivered("the secret kept for it is not the one on record")
-            await self._port.deliver(delivery.url, delivery.secret, delivery.message)
+            await self._port.deliver(delivery.url, delivery.secret, delivery.message, delivery.old_secret)
         except NotDelivered as problem:
             spent = delivery.tries >= self._patience.tries
             if spent:

@@ -286,7 +286,7 @@ class ProcessManager:
                 return Reply("refused", wanted.command, code=f"approval_{standing}", message=f"Approval {parked} is {standing}.")
             key, approval_id = f"{key}:approved", parked
         try:
-            by = await asker_for(self._ledger, run.tenant, wanted.on_behalf_of)
+            by = await asker_for(self._ledger, self._rows, run.tenant, wanted.on_behalf_of)
         except Refused as refused:
             return Reply("refused", wanted.command, code=refused.code, message=str(refused))
         reason = f"Saga {run.saga.name} ({run.id}), {'to undo' if undo else 'step'} {step.name}."

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from random import SystemRandom
 from typing import Any, Final, Protocol, Self
 
+from domain.access import Actor
 from domain.kernel import Asker, Command, Event, Recorded
 from domain.reactions import REACTOR
 from domain.values import ActorKind, Role
@@ -36,6 +37,10 @@ class ReadRows(Protocol):
         ...
 
     async def row(self, table: ReadTable[Any], tenant: str, row_id: str) -> dict[str, Any] | None: ...
+
+    async def asker(self, tenant: str, known: Actor) -> Asker:
+        """An actor as its groups and its grants make it; `known` is what the ledger says of it. Raises Unauthenticated."""
+        ...
 
     def at(self, position: int) -> Self:
         """The same as they stood at a position: whoever looks again there, sees the same again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -13,12 +14,15 @@ from psycopg.rows import TupleRow
 
 from commands.path import CommandPath
 from commands.reactions import StartSaga
-from domain.kernel import Command, Event, Recorded
+from domain.access import Actor
+from domain.kernel import Asker, Command, Event, Recorded
 from infra import tracing
 from infra.audit_trail import Trail, read_trail
+from infra.holdings import holdings_of
 from infra.ledger import Ledger
 from infra.logs import on_behalf_of
 from infra.read_queries import ListQuery, Reads
+from infra.standing import Standing
 from projections.engine import ReadTable
 from streams.answering import Answering
 from streams.dead_letters import DeadLetters
@@ -70,6 +74,18 @@ class Rows:
 
     async def row(self, table: ReadTable[Any], tenant: str, row_id: str) -> dict[str, Any] | None:
         return (await self._reads.many(table, tenant, [row_id], self._as_of)).get(row_id)
+
+    async def asker(self, tenant: str, known: Actor) -> Asker:
+        row = {
+            "status": "active",
+            "roles": known.roles,
+            "kind": known.kind,
+            "owner": known.owner,
+            "domains": known.domains,
+            "tier": known.tier,
+        }
+        standing = Standing(self._reads.many, partial(holdings_of, self._reads))
+        return await standing.of(tenant, known.actor_id, known=row)
 
     async def trail(self, tenant: str, since: datetime, until: datetime) -> Trail:
         return await read_trail(self._reads, tenant, since, until)

@@ -64,10 +64,10 @@ class Replays:
             wanted = await reaction.react(cause, reads)
             await self._answering.ask_all(reaction, cause, wanted)  # what is refused of it is a dead letter of its own
             return ()
-        return (await self._ask(letter, await self._wanted(letter, tenant, cause, reads), replay, tenant, correlation),)
+        return (await self._ask(letter, await self._wanted(letter, tenant, cause, reads), replay, tenant, correlation, reads),)
 
-    async def _ask(self, letter: DeadLetterRecorded, wanted: Wanted, replay: int, tenant: str, correlation: UUID) -> str:
-        by = await asker_for(self._ledger, tenant, wanted.on_behalf_of)
+    async def _ask(self, letter: DeadLetterRecorded, wanted: Wanted, replay: int, tenant: str, correlation: UUID, reads: ReadRows) -> str:
+        by = await asker_for(self._ledger, reads, tenant, wanted.on_behalf_of)
         reason = f"Replay {replay} of dead letter {letter.letter_id}, of {letter.reaction}."
         reaction = self._reactions.get(letter.reaction)
 

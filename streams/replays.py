@@ -114,7 +114,7 @@ class Replayer:
             await self._fail(wanted, "build_failed", f"{error} It was tried {ATTEMPTS} times; the server's log says more.")
 
     async def _finish(self, wanted: Wanted) -> None:
-        await self._read_models_reach(wanted.until)
+        await self._progress.beyond(wanted.until - 1)
         built = await self._scratch.build(wanted)
         finish = FinishReplay(
             replay_id=wanted.replay_id,
@@ -139,18 +139,12 @@ class Replayer:
         outcome = await self._path.handle(ask)
         if outcome.outcome != "allowed":
             _log.warning("%s was %s (%s)", command.command_name, outcome.outcome, outcome.code)
-        await self._read_models_reach(outcome.position)
+        await self._progress.beyond(outcome.position - 1)
         return outcome
-
-    async def _read_models_reach(self, position: int) -> None:
-        while True:
-            if await self._reads.position() >= position:
-                return
-            await asyncio.sleep(IDLE_SECONDS / 10)
 
 
 async def progress_of(reads: Reads, tenant: str, replay_id: str) -> JsonObject | None:
     """How far a build is: its phase, how much of it is done, and of how much."""
     query = "SELECT phase, done, total FROM replays_private.places WHERE tenant = %s AND replay_id = %s"
-    found = await reads.fetch(query, (tenant, replay_id))
+    found = await reads.fetch(query, (tenant, replay_id), tenant=tenant)
     return {"phase": found[0][0], "done": found[0][1], "total": found[0][2]} if found else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from infra.read_models import READ_MODELS_LOCK
-from infra.read_queries import Reads
+from infra.read_queries import NOBODYS, Reads
 from streams.roster import ALL_WORKERS, FORGOTTEN_SECONDS, Seen
 
 # An advisory lock of one number has its lower half in `objid`; one of two numbers has a half in each.
@@ -53,12 +53,12 @@ async def standing(reads: Reads) -> Standing:
     """Where everything that follows the ledger stands."""
     leaders: dict[int, str] = {}
     leading: dict[int, str] = {}
-    for first, second, numbers, name in await reads.fetch(_LEADERS, ()):
+    for first, second, numbers, name in await reads.fetch(_LEADERS, (), tenant=NOBODYS):
         if numbers == ONE_NUMBER:
             leaders[second] = name
         elif first == READ_MODELS_LOCK:
             leading[second] = name
-    rows = await reads.fetch(_PROJECTIONS, ())
+    rows = await reads.fetch(_PROJECTIONS, (), tenant=NOBODYS)
     moved = tuple(Moved(name, version, position, stopped, leading.get(key), ahead) for name, version, position, stopped, key, ahead in rows)
-    workers = tuple(Seen(*row) for row in await reads.fetch(ALL_WORKERS, (FORGOTTEN_SECONDS,)))
-    return Standing(moved, dict(await reads.fetch(_PLACES, ())), leaders, workers)
+    workers = tuple(Seen(*row) for row in await reads.fetch(ALL_WORKERS, (FORGOTTEN_SECONDS,), tenant=NOBODYS))
+    return Standing(moved, dict(await reads.fetch(_PLACES, (), tenant=NOBODYS)), leaders, workers)

@@ -1,20 +1,21 @@
-"""What the vault does by itself: after a rotation every key is wrapped, and every webhook's secret sealed, under the new one."""
+"""What the vault does by itself: after a rotation every key is wrapped, and every other secret sealed, under the new one."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from commands.path import Ask, CommandPath
 from commands.vault import RecordRewrap
 from domain.keys import SYSTEM_TENANT
 from domain.values import uuid7
 from infra.key_encryption import KekMissing
+from infra.sealed_secrets import SealedSecrets
 from infra.vault_keys import SubjectKey
 from infra.vault_records import VaultRecords
-from infra.webhooks import WebhookStore
 from streams.leading import Connection, lead
 from streams.reactions import asker
 
@@ -25,11 +26,19 @@ MISSING_SECONDS: Final = 10.0
 _log = logging.getLogger("aureus.vault")
 
 
+class Resealed(Protocol):
+    """Secrets beside the ledger."""
+
+    async def reseal(self, kek: str) -> None:
+        """Seals every one under this key-encryption key. Raises KekMissing."""
+        ...
+
+
 class Rewrapper:
     """Runs until cancelled."""
 
-    def __init__(self, dsn: str, path: CommandPath, records: VaultRecords, webhooks: WebhookStore) -> None:
-        self._dsn, self._path, self._records, self._webhooks = dsn, path, records, webhooks
+    def __init__(self, dsn: str, path: CommandPath, records: VaultRecords, secrets: Sequence[SealedSecrets], *others: Resealed) -> None:
+        self._dsn, self._path, self._records, self._secrets, self._others = dsn, path, records, secrets, others
         self._keys, self._pool = records.vault.keys, records.pool
         self._refused: str | None = None
         """The key-encryption key whose end the policies would not put on record: to ask again would change nothing."""
@@ -55,10 +64,11 @@ class Rewrapper:
             await self._keys.wrap_with(self._pool, wrapping.keks[-1])
         kek = await self._keys.wrapping(self._pool)
         damaged = await self._rewrap(kek)
-        await self._webhooks.reseal(kek)
+        for sealed in (*self._secrets, *self._others):
+            await sealed.reseal(kek)
         if not wrapping.done and kek != self._refused:
-            keys, secrets = await self._keys.counts(self._pool), await self._webhooks.counts()
-            done = RecordRewrap(kek=kek, keys=keys.get(kek, 0), webhook_secrets=secrets.get(kek, 0), damaged=damaged)
+            keys, counts = await self._keys.counts(self._pool), [await sealed.counts() for sealed in self._secrets]
+            done = RecordRewrap(kek=kek, keys=keys.get(kek, 0), webhook_secrets=sum(count.get(kek, 0) for count in counts), damaged=damaged)
             outcome = await self._path.handle(Ask(done, asker(SYSTEM_TENANT), uuid7(), datetime.now(UTC)))
             if outcome.outcome != "allowed":
                 self._refused = kek

@@ -18,6 +18,7 @@ from infra.keystore import FileKeystore
 from tests.support.kafka import Kafka, broker
 from tests.support.minio import Minio
 from tests.support.opa import Opa
+from tests.support.redis import RedisServer
 from tests.support.softhsm import SoftHsm
 
 settings.register_profile("dev", deadline=None, max_examples=50)
@@ -27,13 +28,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 ONE_POSTGRES = frozenset(
     (
-        "test_anomalies test_archive test_archive_bytes test_archive_query test_as_of_everywhere test_attacks_bytes "
-        "test_attacks_history test_attacks_keys test_attacks_packs test_carry_out test_console test_could test_could_law "
-        "test_decision_replay test_evidence_packs test_export_command test_export_story test_feeds test_feeds_cli test_keys_api "
-        "test_keys_path test_kill_switch test_login test_logs test_metrics test_notifications test_opa test_pkcs11 test_proofs "
-        "test_reactions test_request_signing test_retention test_rollback_path test_s3 test_sagas test_streams_api test_thirdparty "
-        "test_threats test_timeline test_timestamps test_tracing test_vault_api test_verifier_cli test_webhooks test_witnesses_api "
-        "test_witnessing"
+        "test_analytics_operations test_anomalies test_archive test_archive_bytes test_archive_query test_as_of_everywhere "
+        "test_attacks_bytes test_attacks_history test_attacks_keys test_attacks_packs test_bulk test_carry_out test_console test_could "
+        "test_could_law test_decision_replay test_doctor test_evidence_packs test_export_command test_export_story test_feeds "
+        "test_feeds_cli test_front_door test_hooks test_keycloak test_keys_api test_keys_path test_kill_switch test_leavers "
+        "test_limit_properties test_limits test_log_secrets test_login test_logs test_matrix test_metrics test_notifications "
+        "test_oidc_login test_opa test_pkcs11 test_proofs test_reach_reads test_reactions test_redelivery test_request_signing "
+        "test_retention test_rollback_path test_s3 test_sagas test_scim test_security_headers test_streams_api test_thirdparty "
+        "test_threats test_timeline test_timestamps test_tracing test_vault_api test_verifier_cli test_webhooks test_why "
+        "test_witnesses_api test_witnessing"
     ).split()
 )
 """Modules that ask the database for nothing which other modules do not ask of PostgreSQL 15 too: one server will do for them."""
@@ -111,6 +114,17 @@ def kafka_of_its_own() -> Iterator[Kafka]:
     """A broker that a test may stop, kill and start again."""
     with broker() as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Debian's Redis; whoever stops it starts it again."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,16 +12,19 @@ import pytest
 
 from api.authentication import Authenticator, Unauthenticated, api_key_text, secret_digest
 from commands.access import DECIDER, ChangeRoles, IssueApiKey, RegisterActor, ReinstateActor, RevokeApiKey, SuspendActor
-from domain.access import ActorRegistered, ActorReinstated, ActorSuspended, ApiKeyIssued, ApiKeyRevoked, RolesChanged
+from domain.access import PROVISIONING, ActorRegistered, ActorReinstated, ActorSuspended, ApiKeyIssued, ApiKeyRevoked, RolesChanged
 from domain.kernel import Event, Recorded, Refused, timestamp
 from domain.values import ActorKind, Role, uuid7
+from infra.access_store import AccessStore
 from infra.demo import BOOTSTRAP_ACTOR
 from infra.keystore import FileKeystore
 from infra.opening import SYSTEM_ACTOR
 from infra.passwords import Passwords
+from infra.schema import create_schema
+from infra.standing import Standing
 from infra.tokens import TokenIssuer
 from projections.access import PROJECTION
-from projections.engine import replay
+from projections.engine import ReadTable, replay
 from streams.reactions import ACTOR
 from tests.given import ACTION_ID, ADMIN, AGENT, ANALYST, AT, given
 
@@ -61,7 +64,7 @@ class TestRegistration:
         command = RegisterActor(actor_id="usr-bot", kind=ActorKind.AGENT, granted_roles=(Role.AGENT,), owner="usr-ana")
         given(DECIDER).by(ADMIN).when(command).refused("actor_id_of_other_kind")
 
-    @pytest.mark.parametrize("actor_id", [SYSTEM_ACTOR, BOOTSTRAP_ACTOR, ACTOR])
+    @pytest.mark.parametrize("actor_id", [SYSTEM_ACTOR, BOOTSTRAP_ACTOR, ACTOR, PROVISIONING])
     def test_nobody_acts_in_aureus_own_name(self, actor_id: str) -> None:
         """What it asks for tells no owner and is no anomaly, so a key for it would be a place to hide."""
         command = RegisterActor(actor_id=actor_id, kind=ActorKind.SERVICE, granted_roles=(Role.ADMIN,), owner="usr-adm")
@@ -226,14 +229,16 @@ class World:
         self.now, self.lookups = AT.timestamp(), 0
         self.tell(*events)
         self.tokens = TokenIssuer(FileKeystore.open(folder / "keys").token, "aureus.test/one", clock=lambda: self.now)
-        self.authenticator = Authenticator(self.tokens, self.lookup, now=lambda: self.now)
+        self.used: list[str] = []
+        noted = lambda *use: self.used.append(use[2])  # noqa: E731
+        self.authenticator = Authenticator(self.tokens, self.look, Standing(self.look), noted=noted, now=lambda: self.now)
 
     def tell(self, *events: Event) -> None:
         self.rows = rows(*events)
 
-    async def lookup(self, table: str, tenant: str, row_id: str) -> dict[str, Any] | None:
+    async def look(self, table: ReadTable[Any], tenant: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.lookups += 1
-        return self.rows.get((table, row_id)) if tenant == "acme" else None
+        return {row_id: self.rows[table.name, row_id] for row_id in ids if tenant == "acme" and (table.name, row_id) in self.rows}
 
     async def refusal(self, *headers: tuple[bytes, bytes]) -> str:
         with pytest.raises(Unauthenticated) as refused:
@@ -257,6 +262,14 @@ class TestAuthentication:
         token = world.tokens.issue(replace(ANALYST, roles=frozenset({Role.ADMIN})))
         for header in (bearer(token), api_key()):
             assert await world.authenticator.authenticate([(b"accept", b"*/*"), header]) == ANALYST
+        assert world.used == ["k1k1k1k1"], "a key's use is noted, a token's is not"
+
+    async def test_a_key_is_good_for_what_it_was_issued_for(self, tmp_path: Path) -> None:
+        world = World(tmp_path, ANA, ISSUED.model_copy(update={"scopes": ("catalog", "read")}))
+        asker = await world.authenticator.authenticate([api_key()])
+        assert asker == replace(ANALYST, scopes=frozenset({"catalog", "read"}))
+        good_for = [name for name in ("read", "catalog.tag_dataset", "catalog", "budgets.open_budget", "cat") if asker.in_scope(name)]
+        assert good_for == ["read", "catalog.tag_dataset", "catalog"]
 
     async def test_an_agent_comes_with_its_owner(self, tmp_path: Path) -> None:
         world = World(tmp_path, BOT)
@@ -301,14 +314,17 @@ class TestAuthentication:
         for _ in range(1_000):
             await world.authenticator.authenticate(headers)
         assert time.perf_counter() - began < 0.05
-        assert world.lookups == 1
+        assert world.lookups == len(("the actor", "its groups"))
 
 
 @pytest.fixture
 async def passwords(database_url: str) -> AsyncIterator[Passwords]:
-    store = Passwords(database_url)
+    await create_schema(database_url)
+    store = AccessStore(database_url)
     await store.open()
-    yield store
+    passwords = Passwords(store)
+    yield passwords
+    passwords.close()
     await store.close()
 
 

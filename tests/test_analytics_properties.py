@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.logging_in import open_session
+from domain.kernel import Asker
+from infra.token_settings import token_settings
+from infra.tokens import TokenIssuer, TokenRefused
 from tests.conftest import fresh_database
 from tests.support.kernel import ADM, ANA
 from tests.support.running import Aureus, running
@@ -116,6 +122,30 @@ def test_whatever_an_administrator_does_is_in_the_audit_trail(aureus: Aureus, lo
         assert entry["outcome"] == ("allowed" if answer.is_success else "blocked")
         assert entry["reason"] == reason
         assert set(body) - {"amount_minor"} <= set(entry["intent"]), entry["intent"]
+
+    holds()
+
+
+# Feature: ai-analytics-platform, Property 38: JWT token validity period
+def test_where_a_day_is_configured_a_token_is_valid_for_exactly_a_day(aureus: Aureus, loop: asyncio.Runner) -> None:
+    services, now = aureus.services, time.time()
+    seconds = token_settings({"AUREUS_TOKEN_HOURS": "24"}.get).access_seconds
+
+    def verifying(at: float) -> TokenIssuer:
+        return TokenIssuer(services.keystore.token, services.ledger.name, lifetime_seconds=seconds, clock=lambda: at)
+
+    @few
+    @given(st.sampled_from([ADM, ANA]), st.floats(0, 172_800))
+    def holds(who: Asker, elapsed: float) -> None:
+        issuing = replace(services, tokens=verifying(int(now)))
+        told = loop.run(open_session(issuing, who.tenant, who.actor, "password"))
+        later = verifying(int(now) + elapsed)
+        assert told.expires_in == 86_400
+        if elapsed < 86_400:
+            assert later.verify(told.access_token.encode()).asker.actor == who.actor
+        else:
+            with pytest.raises(TokenRefused, match="expired"):
+                later.verify(told.access_token.encode())
 
     holds()
 

@@ -47,6 +47,7 @@ NO_PAST: Final = {
     "/v1/feeds/events": "what happens from now on, or from `after`",
     "/v1/ledger/checkpoint": "takes the size it is wanted of",
     "/v1/ledger/keys": "the keys of the log that signs now; /v1/keys has a past",
+    "/v1/limits": "what may be asked from now on",
     "/v1/log/checkpoint": "the latest that witnesses cosigned",
     "/v1/log/tile/entries/{place:path}": "named by what it holds, and never changes",
     "/v1/log/tile/{level}/{place:path}": "named by what it holds, and never changes",
@@ -56,6 +57,7 @@ NO_PAST: Final = {
     "/v1/proofs/inclusion": "takes the size it is upon",
     "/v1/proofs/root": "takes the size it is of",
     "/v1/rollbacks/preview": "what would be done now",
+    "/v1/system/doctor": "how this server is deployed now",
     "/v1/streams": "how far this server's workers are",
     "/v1/webhooks/{webhook_id}/deliveries": "a queue of this server, no history",
     "/v1/witnesses": "whom this server asks, and how they stand",
@@ -63,9 +65,11 @@ NO_PAST: Final = {
 """GET routes that refuse `as_of`, each with the reason."""
 SELDOM: Final = frozenset({"/v1/policies/conflicts", "/v1/decisions/replay"})
 """They take a process of their own: asked once."""
-SAY_WHEN_THEY_WERE_ASKED: Final = {"/v1/audit/anomalies": "until", "/v1/could": "as_of"}
+SAY_WHEN_THEY_WERE_ASKED: Final = {"/v1/audit/anomalies": "until", "/v1/could": "as_of", "/v1/why": "at"}
 """Paths, and the member that holds the moment of the question: of now, or of when the position was recorded."""
 Asked = tuple[str, tuple[tuple[str, Any], ...]]
+QUERIES: Final = {"/v1/why": (("command", "budgets.fund_budget"), ("entity", "pond"), ("fields", '{"amount_minor": 1}'))}
+"""What a path has to be asked with."""
 
 
 def reads() -> Iterator[APIRoute]:
@@ -113,6 +117,8 @@ async def stages(aureus: Aureus) -> AsyncIterator[None]:
     await sent(aureus, "/v1/datasets/people/terms", {"column": "id", "term_id": "person"})
     await sent(aureus, "/v1/budgets", {"budget_id": "lake", "label": "Lake", "currency": "CHF", "limit_minor": 100_000})
     await sent(aureus, "/v1/budgets", {"budget_id": "pond", "label": "Pond", "currency": "EUR", "limit_minor": 100_000})
+    rule = {"rule_id": "open-fund", "reason": "Two hands", "commands_apart": ["budgets.open_budget", "budgets.fund_budget"]}
+    await sent(aureus, "/v1/duties/rules", rule)
     await sent(aureus, "/v1/agents", AGENT)
     await sent(aureus, "/v1/pipelines", {"pipeline_id": "daily", "label": "Daily", "environment": "staging", **profile})
     yield
@@ -152,6 +158,7 @@ async def stages(aureus: Aureus) -> AsyncIterator[None]:
     await sent(aureus, f"/v1/delegations/{of(delegated, 'delegation_id')}/revoke", {}, APP)
     await sent(aureus, "/v1/actors/usr-ana/roles", {"granted_roles": ["analyst", "viewer"]})
     await sent(aureus, "/v1/budgets/pond/close", {})
+    await sent(aureus, "/v1/duties/rules/open-fund/remove", {})
     yield
 
 
@@ -217,7 +224,7 @@ class Recorder:
         for route in self.routes:
             if getattr(route, "view", None) is None and (seldom or route.path not in SELDOM):
                 for path in paths(route, ids):
-                    asked: Asked = (path, (("now", "2026-03-04T00:00:00Z"),) if path.endswith("/freshness") else ())
+                    asked: Asked = (path, (("now", "2026-03-04T00:00:00Z"),) if path.endswith("/freshness") else QUERIES.get(path, ()))
                     told[asked] = await self.ask(asked)
                     self._note(route, told[asked])
         return told
@@ -267,6 +274,7 @@ NOT_IN_THIS_HISTORY: Final = (
     "/v1/disclosures",
     "/v1/exports",
     "/v1/holds",
+    "/v1/jobs",
     "/v1/policies",
     "/v1/policy-",
     "/v1/query-runs",

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 SERVICE_KEYS = {
-    "build", "cap_drop", "command", "depends_on", "environment", "healthcheck", "image", "ports", "read_only", "restart", "security_opt",
-    "shm_size", "tmpfs", "volumes",
+    "build", "cap_drop", "command", "depends_on", "environment", "healthcheck", "image", "ports", "profiles", "read_only", "restart",
+    "security_opt", "shm_size", "tmpfs", "volumes",
 }  # fmt: skip
 HEALTHCHECK_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
 CONDITIONS = {"service_started", "service_healthy", "service_completed_successfully"}
@@ -22,8 +22,9 @@ VARIABLE = re.compile(r"\$\{\w+(:[-?+][^}]*)?\}")
 pytestmark = pytest.mark.parametrize("name", SERVICES)
 
 
-def test_the_four_services_are_there(name: str) -> None:
-    assert set(SERVICES) == {"postgres", "kafka", "api", "worker"}
+def test_the_services_are_there_and_redis_when_it_is_asked_for(name: str) -> None:
+    assert set(SERVICES) == {"postgres", "kafka", "redis", "api", "worker"}
+    assert (SERVICES[name].get("profiles") == ["redis"]) == (name == "redis")
     assert re.fullmatch(r"[a-z0-9._-]+", name)
     assert {key for key in COMPOSE if not key.startswith("x-")} == {"name", "services", "volumes"}
 

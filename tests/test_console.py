@@ -3,11 +3,13 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pyotp
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -184,6 +186,7 @@ async def test_a_walk_through_the_console(tmp_path: Path, database_url: str) -> 
         await what_changed_is_told(walker)
         await an_approval_is_refused_and_given(walker)
         await the_past_is_plain_to_see(walker, early)
+        await a_session_outlives_the_page_and_no_script_can_read_it(walker)
         assert page.complaints == []
         assert [url for url in page.requested if not url.startswith((f"{address}/", "data:"))] == []
 
@@ -198,7 +201,7 @@ async def test_what_somebody_else_does_appears_without_reloading(tmp_path: Path,
         await walker.sees("catalog.register_dataset", ".approval h3")
         await walker.go("overview")
         await walker.page.until("document.querySelector('.figure')")
-        await walker.go("audit?actor_id=" + await walker.page.run("JSON.parse(sessionStorage.getItem('aureus.session')).actor"))
+        await walker.go("audit?actor_id=" + await walker.page.run("import('/console/api.js').then((api) => api.session().actor)"))
         await walker.sees("No action matches.")
         await approve(address, logins)
         await walker.page.until("document.querySelector('tbody tr')?.innerText.includes('approvals.approve_request')")
@@ -271,6 +274,25 @@ async def an_approval_is_refused_and_given(walker: Walker) -> None:
     await walker.fill("comment", "Fine by me.")
     await walker.press("Approve")
     await walker.sees("Done: it is approved.")
+
+
+async def a_session_outlives_the_page_and_no_script_can_read_it(walker: Walker) -> None:
+    await walker.log_in("viewer")
+    await walker.sees("viewer", "header .me")
+    await walker.page.call("Page.reload")
+    await walker.sees("viewer", "header .me")
+    kept = await walker.page.run("JSON.stringify([document.cookie, {...sessionStorage}, {...localStorage}])")
+    assert not re.search(r"aurr_|eyJ", kept), kept
+    token = await walker.page.run("import('/console/api.js').then((api) => api.session().access_token)")
+    async with httpx.AsyncClient(base_url=walker.address, headers={"Authorization": f"Bearer {token}"}) as http:
+        totp = pyotp.TOTP((await http.post("/v1/auth/totp")).json()["secret"])
+        await http.post("/v1/auth/totp/confirm", json={"code": totp.at(time.time() - 30)})
+        await walker.log_in("viewer")
+        await walker.sees("second_factor_needed")
+        assert (await http.get("/v1/auth/me")).status_code == 401  # to log out ends the session at the server
+    await walker.fill("code", totp.now())
+    await walker.page.run("document.querySelector('form.login').requestSubmit()")
+    await walker.sees("viewer", "header .me")
 
 
 async def the_past_is_plain_to_see(walker: Walker, position: int) -> None:

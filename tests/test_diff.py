@@ -15,6 +15,7 @@ from domain.differences import differences, in_words
 from domain.kernel import Asker
 from domain.values import Role
 from infra.read_queries import ListQuery
+from projections.engine import ReadTable
 from tests.support.following import served
 from tests.support.kernel import ADM, ANA, APP, BEN
 from tests.support.running import Aureus, running
@@ -58,14 +59,14 @@ async def stood(aureus: Aureus, position: int) -> dict[tuple[str, str, str], Any
             page = await aureus.services.reads.page(read, read.tenant or "acme", ListQuery(limit=500), position)
             assert page.next_cursor is None
             rows = [json.loads(document) for document in page.documents]
-            for row, row_id in zip(rows, await _ids(aureus, projection.name, read.name, position, len(rows)), strict=True):
+            for row, row_id in zip(rows, await _ids(aureus, projection.name, read, position, len(rows)), strict=True):
                 found[projection.name, read.name, row_id] = row
     return found
 
 
-async def _ids(aureus: Aureus, context: str, table: str, position: int, count: int) -> list[str]:
-    query = f"SELECT id FROM read_{context}.{table} WHERE from_position <= %s AND to_position > %s ORDER BY id"
-    rows = await aureus.services.reads.fetch(query, (position, position))
+async def _ids(aureus: Aureus, context: str, read: ReadTable[Any], position: int, count: int) -> list[str]:
+    query = f"SELECT id FROM read_{context}.{read.name} WHERE from_position <= %s AND to_position > %s ORDER BY id"
+    rows = await aureus.services.reads.fetch(query, (position, position), tenant=read.tenant or "acme")
     assert len(rows) == count
     return [row[0] for row in rows]
 

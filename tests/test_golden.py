@@ -150,6 +150,7 @@ def test_what_was_shipped_stayed_as_it_was_through_all_of_history() -> None:
 CURRENT = {key_of(event) for event in CLASSES}
 OLD = [path for path in SAMPLES if path.stem not in CURRENT]
 ABSENT: dict[str, JsonObject] = {
+    "access.api_key_issued.v1": {"scopes": None},
     "actions.action_allowed.v1": {"guard": (), "question": None, "signature": None, "snapshot": None},
     "actions.action_allowed.v2": {"signature": None},
     "actions.action_blocked.v1": {"guard": (), "question": None, "signature": None},
@@ -187,6 +188,7 @@ def test_an_older_event_means_what_it_meant(path: Path) -> None:
 
 
 BEFORE = {
+    "access.api_key_issued": "access.actor_registered",
     "actions.action_parked": "approvals.approval_requested",
     "approvals.approval_rejected": "approvals.approval_requested",
     "approvals.approver_agreed": "approvals.approval_requested",

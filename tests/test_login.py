@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,9 +11,14 @@ import psycopg
 import pytest
 
 from api.app import create_app
+from api.authentication import Unauthenticated
+from api.errors import ApiError
+from api.logging_in import Credentials, log_in
 from api.services import Services, open_services
 from infra.demo import Demo, ensure_demo
+from infra.first_login import let_in
 from infra.settings import Settings, SettingsError
+from infra.token_settings import TokenSettings
 from projections.access import actors
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +173,28 @@ async def test_the_demo_is_made_once_and_completed_when_its_start_was_killed(tmp
         assert services.ledger.head.size == size
         await services.wait_for(first.position)
         assert (await services.reads.many(actors, "demo", [admin.actor]))[admin.actor]["registered_by"] == "svc-bootstrap"
+
+
+async def test_without_the_demo_the_first_administrator_is_made_on_the_server(tmp_path: Path, database_url: str) -> None:
+    async with aureus(tmp_path, database_url) as services:
+        first = await let_in(services, "root")
+        with pytest.raises(ApiError) as must_change:
+            await log_in(services, Credentials(login="root", password=first.password), "")
+        assert must_change.value.code == "password_must_change"
+        tokens = await log_in(services, Credentials(login="root", password=first.password, new_password="correct horse battery"), "")
+        assert (tokens.actor, tokens.roles) == (first.actor, ["admin"])
+        with pytest.raises(SettingsError, match="there is an administrator already"):
+            await let_in(services, "mallory")
+        again = await let_in(services, "root")
+        assert again.actor == first.actor
+        with pytest.raises(Unauthenticated):
+            await log_in(services, Credentials(login="root", password="correct horse battery"), "")
+        off = replace(services, settings=replace(services.settings, tokens=TokenSettings(passwords=False)))
+        with pytest.raises(ApiError) as refused:
+            await log_in(off, Credentials(login="root", password=again.password), "")
+        assert (refused.value.status, refused.value.code) == (403, "passwords_off")
+        with pytest.raises(SettingsError, match="nobody logs in with a password"):
+            await let_in(off, "root")
 
 
 async def test_a_spoilt_or_open_file_of_demo_logins_is_refused(tmp_path: Path, database_url: str) -> None:

@@ -29,8 +29,8 @@ from infra.settings import Settings
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parent.parent
 RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
-FIELDS = {"time", "level", "logger", "message", "request_id", "correlation_id", "trace_id", "exception"}
-OF_A_REQUEST = {"method", "route", "status", "ms", "actor"}
+FIELDS = {"time", "level", "logger", "message", "request_id", "actor", "correlation_id", "trace_id", "exception"}
+OF_A_REQUEST = {"method", "route", "status", "ms"}
 API_KEY = f"aur_demo_k1a2b3c4_{'5f' * 32}"
 PERSONAL = "Erika Mustermann <erika@mustermann.example>"
 

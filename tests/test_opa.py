@@ -75,8 +75,14 @@ def questions() -> list[dict[str, Any]]:
     kinds = ["person", "service", "agent", "robot"]
     named = [f"{context}.{name}" for context, names in actions.items() for name in names]
     at_ease = [question(action, kind, **known) | {"recent": 64} for action, kind, known in itertools.product(named, kinds, facts)]
+    reaching = [
+        question(action, "person", environment=environment) | {"actor": {"roles": ["admin"], "kind": "person", **reach}}
+        for action, environment in itertools.product([*named, "access.change_roles", "keys.add_key"], ("production", "staging"))
+        for reach in ({"bounded": True}, {"by_grant": True}, {"bounded": True, "by_grant": True})
+    ]
     hurried = [question(action, kind) | {"recent": recent} for action, kind in itertools.product(named, kinds) for recent in (2_048, 2**20)]
-    return at_ease + hurried
+    reading = [question(f"read.{table}", kind) | {"recent": 0} for table in ("datasets", "terms") for kind in kinds]
+    return at_ease + hurried + reaching + reading
 
 
 async def verdicts(rulebook: Rulebook, asked: list[dict[str, Any]]) -> list[Verdict]:
@@ -94,6 +100,7 @@ async def test_both_evaluators_come_to_the_same_verdicts(opa: Opa, judged: Bundl
         assert embedded.version == server.version
     assert len(asked) > 200
     assert {verdict.outcome for verdict in found} == {"allow", "block", "require_approval"}
+    assert {verdict.masked for verdict in found} == {(), ("owner_ids", "owners", "registered_by")}
     policies = {path.stem for path in DEFAULT_BUNDLE.glob("*.rego")} - {"question", "verdict"}
     heard = {result.policy for verdict in found for result in verdict.results}
     assert {name for name in policies if not name.endswith("_test")} - heard == set()

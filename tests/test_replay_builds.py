@@ -133,10 +133,11 @@ def ordinary_url(postgres_url: str) -> Iterator[str]:
     """A database whose owner is no superuser, as the operators' guide sets one up; gone when the test is over."""
     user, password = f"plain_{uuid4().hex[:8]}", uuid4().hex
     with psycopg.connect(postgres_url, autocommit=True) as server:
-        if server.execute("SELECT FROM pg_roles WHERE rolname = 'aureus_app'").fetchone() is None:
-            server.execute("CREATE ROLE aureus_app NOLOGIN")
         server.execute(f"CREATE ROLE {user} LOGIN PASSWORD '{password}'".encode())
-        server.execute(f"GRANT aureus_app TO {user} WITH ADMIN OPTION".encode())
+        for role in ("aureus_app", "aureus_reader"):
+            if server.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
+                server.execute(f"CREATE ROLE {role} NOLOGIN".encode())
+            server.execute(f"GRANT {role} TO {user} WITH ADMIN OPTION".encode())
         server.execute(f"CREATE DATABASE {user} OWNER {user} TEMPLATE template0".encode())
     # Written as a URL again: settings take nothing else.
     parts = conninfo_to_dict(postgres_url)

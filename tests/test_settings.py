@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from domain.values import Role
 from infra.settings import Settings, SettingsError
+from infra.token_settings import TokenSettings
 
 
 def settings(home: Path, **environment: str) -> Settings:
@@ -121,3 +123,55 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
         settings(tmp_path / "home")
     with pytest.raises(SettingsError, match="cannot be created"):
         settings(tmp_path / "home" / "below")
+
+
+SECRETS = {
+    "DATABASE_URL": "postgresql://aureus:s3cr3t@db/aureus",
+    "AUREUS_VAULT_KEYS_URL": "postgresql://aureus:s3cr3t@db/keys",
+    "AUREUS_S3_ACCESS_KEY": "AKIA",
+    "AUREUS_S3_SECRET_KEY": "s3cr3t",
+    "AUREUS_OPA_TOKEN": "s3cr3t-token",
+    "AUREUS_METRICS_TOKEN": "s3cr3t-token-of-a-scraper",
+}
+
+
+def test_every_secret_can_be_in_a_file_that_nobody_else_reads(tmp_path: Path) -> None:
+    named = {"AUREUS_BLOBS": "s3://evidence", "AUREUS_OPA_URL": "http://127.0.0.1:8181"}
+    files = {}
+    for name, secret in SECRETS.items():
+        (tmp_path / name).write_text(f"{secret}\n")
+        (tmp_path / name).chmod(0o600)
+        files[f"{name}_FILE"] = str(tmp_path / name)
+    assert settings(tmp_path / "home", **named, **files) == settings(tmp_path / "home", **named, **SECRETS)
+    for name in SECRETS:
+        (tmp_path / name).chmod(0o644)
+        with pytest.raises(SettingsError) as refused:
+            settings(tmp_path / "home", **named, **files)
+        assert (refused.value.field, refused.value.remedy) == (f"{name}_FILE", f"Close it: chmod 0600 {tmp_path / name}")
+        (tmp_path / name).chmod(0o600)
+
+
+def test_what_is_told_to_administrators_and_who_operates_it(tmp_path: Path) -> None:
+    found = settings(tmp_path, AUREUS_ALERT_PERCENT="cpu=95, disk=70", AUREUS_ALERT_SECONDS="5", AUREUS_OPERATOR_TENANT="bank").operations
+    assert (dict(found.alert_percent)["cpu"], dict(found.alert_percent)["disk"], dict(found.alert_percent)["memory"]) == (95, 70, 80)
+    assert (found.alert_every_seconds, found.operator_tenant) == (5, "bank")
+    assert set(dict(settings(tmp_path, AUREUS_ALERT_PERCENT="90").operations.alert_percent).values()) == {90}
+    for wrong in ("0", "101", "ninety", "gpu=50", "cpu="):
+        with pytest.raises(SettingsError) as refused:
+            settings(tmp_path, AUREUS_ALERT_PERCENT=wrong)
+        assert refused.value.field == "AUREUS_ALERT_PERCENT"
+
+
+def test_how_people_log_in_is_chosen(tmp_path: Path) -> None:
+    assert settings(tmp_path).tokens == TokenSettings(900, passwords=True, second_factor_roles=frozenset())
+    day = settings(tmp_path, AUREUS_TOKEN_HOURS="24", AUREUS_TOTP_ROLES="admin, approver").tokens
+    assert (day.access_seconds, day.second_factor_roles) == (86_400, frozenset({Role.ADMIN, Role.APPROVER}))
+    assert not settings(tmp_path, AUREUS_PASSWORDS="off", AUREUS_DEMO="off").tokens.passwords
+    for name, wrong in (
+        *(("AUREUS_TOKEN_HOURS", text) for text in ("0", "25", "1.5", "-1", "day")),
+        *(("AUREUS_PASSWORDS", text) for text in ("no", "off")),
+        ("AUREUS_TOTP_ROLES", "admin,emperor"),
+    ):
+        with pytest.raises(SettingsError) as refused:
+            settings(tmp_path, **{name: wrong})
+        assert refused.value.field == name

@@ -289,8 +289,9 @@ def described() -> dict[str, Any]:
 
 
 def parameters_of(path: str) -> list[str]:
-    operation = described()["paths"][re.sub(r":path}", "}", path)]["get"]
-    return [parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
+    operation, shared = described()["paths"][re.sub(r":path}", "}", path)]["get"], described()["components"]["parameters"]
+    own = [shared[said["$ref"].rpartition("/")[2]] if "$ref" in said else said for said in operation.get("parameters", ())]
+    return [parameter["name"] for parameter in own if parameter["in"] == "query"]
 
 
 def naming(path: str, value: str) -> str:

@@ -38,7 +38,11 @@ NAMES_NOBODY: Final = frozenset(
     scope secret_sha256 selection settings sha256 sig signature snapshot snapshot_sha256 sql starts_at state status step subject
     synonyms tags terms tests text title to_roles tool topic type types unit_tests upstream upstream_column upstreams url views
     withdrawn context contexts default ground keep kek kept_artifacts matter note packs parameters parquet_sha256 previous purposes query
-    schema_prefix sql_sha256 sqlstate table tables tiles_sha256 differing fields
+    external_name issuer old_ends_at revoked_keys subject_sha256 tier schema_prefix sql_sha256 sqlstate table tables tiles_sha256 differing
+    fields method
+    refresh_sha256 refresh_until reused_sha256 shown_sha256 scopes must_change second_factor
+    constants only scheme
+    commands_apart ending input_sha256 on_failure results_sha256 roles_apart
     """.split()
 )
 """Members that hold text or parts, and never an id of something one could ask for. Reviewed one by one."""
@@ -46,6 +50,7 @@ ACTORS: Final = frozenset(
     """
     approver approvers delegate delegated_by delegator downloaded_by holder on_behalf_of owner recipient requester requester_owner
     stopped_by used_by disclosed_to handed_to run_by
+    acts_as asked_by
     """.split()
 )
 """Members that hold an actor's id, which is known by its form wherever it stands."""
@@ -55,6 +60,9 @@ COUNTS: Final = frozenset(
     everything examined failed first_byte fresh fund index_position keys keys_leaf last_byte left_undone lineage_depth nullable passed
     position primary_key quorum replaces replay retired revision rules seen_version thresholds_percent topics undo unique until
     withheld_entries withhold_types damaged erasures events everybody first last ordered_position rows webhook_secrets
+    failed_logins wait_seconds recovery_codes
+    old_until since
+    allowed done items parked refused
     """.split()
 )
 """Members that hold numbers, times, or answers of yes and no."""

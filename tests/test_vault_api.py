@@ -260,7 +260,7 @@ async def test_a_rotation_wraps_everything_again_while_commands_go_on(database_u
         known = await aureus.post("/v1/vault/rotate-key", {"kek": before["wrapping"]}, ADM)
         assert refusal(known)[:2] == (409, "key_encryption_key_known")
         assert (await aureus.get("/v1/vault/accounting", ADM)).json()["whole"] is True
-        assert await aureus.services.webhooks.counts() == {kek: 1}
+        assert await aureus.services.webhooks.secrets.counts() == {kek: 1}
     (tmp_path / "keys" / "vault.key").unlink()
     async with running(database_url, tmp_path, REGO) as aureus:
         assert await aureus.services.webhooks.secret("acme", "siem") == secret

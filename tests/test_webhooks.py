@@ -4,8 +4,7 @@ import asyncio
 import base64
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -20,35 +19,24 @@ from cryptography.x509.oid import NameOID
 
 from api.app import create_app
 from api.services import open_services
-from commands.notifications import AddWebhook, MarkRead, Notify, RemoveWebhook
-from domain.kernel import Command
+from commands.notifications import MarkRead, RemoveWebhook
 from infra.demo import ensure_demo
-from infra.keystore import FileKeystore
 from infra.rebuild import rebuild
+from infra.sealed_secrets import secret_digest
 from infra.settings import Settings
-from infra.tasks import ended
-from infra.webhooks import HttpWebhooks, Message, NotDelivered, Standing, WebhookStore, secret_digest, signature
+from infra.webhooks import Message, NotDelivered, signature
 from projections.notifications import PROJECTION
-from streams.notifications import Courier, Patience
-from tests.support.kernel import ADM, ANA, Process, ask, catch_up, everything, policies, processes, quiet
+from streams.notifications import Patience
+from tests.support.kernel import ANA, everything, quiet
 from tests.support.receiver import Behaviour, Received, receiver, verified
+from tests.support.webhooks import HASTE, Office, delivering, office_of, port, settled, until
 
 pytestmark = pytest.mark.anyio
-HASTE = Patience(tries=4, first_seconds=0.01, longest_seconds=0.05)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 MESSAGE = Message("msg_p5jXN8AQM9LWM0D4loKWxJek", b'{"test": 2432232314}')
 
 
 # -- one delivery
-
-
-@asynccontextmanager
-async def port(answer_seconds: float = 5, tls: ssl.SSLContext | None = None) -> AsyncIterator[HttpWebhooks]:
-    opened = HttpWebhooks(answer_seconds=answer_seconds, tls=tls)
-    try:
-        yield opened
-    finally:
-        await opened.close()
 
 
 async def test_the_signature_is_that_of_the_published_example() -> None:
@@ -164,89 +152,10 @@ async def test_https_checks_the_receivers_name_although_it_goes_to_an_address(tm
 # -- the queue
 
 
-class Office:
-    """A ledger with its read models, and a queue of deliveries beside it."""
-
-    def __init__(self, dsn: str, keystore: FileKeystore, process: Process, store: WebhookStore) -> None:
-        self.dsn, self.store, self.ledger = dsn, store, process.ledger
-        self._keks, self._path = keystore.key_encryption_keys(), process.path
-
-    async def do(self, command: Command, by: Any = ADM) -> None:
-        outcome = await self._path.handle(ask(command, by))
-        assert outcome.outcome == "allowed", outcome.message
-        await catch_up(self.dsn, self.ledger)
-
-    async def webhook(self, webhook_id: str, url: str, *kinds: str) -> str:
-        """Adds one; answers its secret."""
-        secret = await self.store.secret("acme", webhook_id)
-        await self.do(AddWebhook(webhook_id=webhook_id, url=url, kinds=kinds, secret_sha256=secret_digest(secret)))
-        return secret
-
-    async def tell(self, notification_id: str, kind: str = "message") -> None:
-        await self.do(Notify(notification_id=notification_id, recipient="usr-ana", kind=kind, subject=f"About {notification_id}"))
-
-    @asynccontextmanager
-    async def another_store(self) -> AsyncIterator[WebhookStore]:
-        """The queue as another process, or the next start, sees it."""
-        store = WebhookStore(self.dsn, self._keks)
-        await store.open()
-        try:
-            yield store
-        finally:
-            await store.close()
-
-    async def standing(self, webhook_id: str) -> dict[str, Standing]:
-        return {standing.notification_id: standing for standing in await self.store.latest("acme", webhook_id, 100)}
-
-    async def states(self, webhook_id: str) -> dict[str, tuple[str, int]]:
-        """How the deliveries to a webhook stand, and how often each was tried."""
-        return {each: (standing.state, standing.tries) for each, standing in (await self.standing(webhook_id)).items()}
-
-    async def execute(self, statement: str) -> None:
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True) as connection:
-            await connection.execute(statement.encode())
-
-
 @pytest.fixture
 async def office(database_url: str, tmp_path: Path) -> AsyncIterator[Office]:
-    keystore = FileKeystore.open(tmp_path / "keys")
-    async with policies(tmp_path / "policies") as engine, processes(database_url, keystore, engine, 1) as (process,):
-        await catch_up(database_url, process.ledger)
-        store = WebhookStore(database_url, keystore.key_encryption_keys())
-        await store.open()
-        yield Office(database_url, keystore, process, store)
-        await store.close()
-
-
-@asynccontextmanager
-async def delivering(store: WebhookStore, *, answer_seconds: float = 5) -> AsyncIterator[None]:
-    """A courier at work, as a process runs it."""
-    async with port(answer_seconds) as webhooks:
-        running = asyncio.create_task(Courier(store, webhooks, HASTE, poll_seconds=0.02).run())
-        try:
-            yield
-        finally:
-            await ended(running)
-
-
-async def until(true: Callable[[], Any]) -> None:
-    """Waits until something holds."""
-    for _ in range(1_000):
-        found = true()
-        if await found if asyncio.iscoroutine(found) else found:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it does not come to that")
-
-
-async def settled(office: Office, webhook_id: str, *expected: str) -> None:
-    """Waits until these notifications are no longer pending."""
-
-    async def all_of_them() -> bool:
-        states = await office.states(webhook_id)
-        return all(states.get(each, ("pending", 0))[0] != "pending" for each in expected)
-
-    await until(all_of_them)
+    async with office_of(database_url, tmp_path) as opened:
+        yield opened
 
 
 async def test_a_notification_is_delivered_with_all_that_the_inbox_shows(office: Office) -> None:

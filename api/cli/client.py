@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from api.cli.failures import ExitCode, Failure
+from api.cli.options import signing_key
 from api.cli.output import Output
+from api.cli.pieces import bearer, decoded, fresh_key, present
 from api.cli.profile import Login, Profile, Token, demo_login, demo_logins, home_of, local_url
 
 if TYPE_CHECKING:
     import httpx
 
     from api.signing import SignedRequests
-    from infra.key_files import FileSigner
 
 Json = dict[str, Any]
 PAUSES_SECONDS: Final = (0.2, 0.6)
@@ -27,6 +28,12 @@ ANSWER_SECONDS_MAX: Final = 120
 EXPIRY_MARGIN_SECONDS: Final = 30
 PAGE_LIMIT: Final = 200
 LOG_IN: Final = "/v1/auth/token"
+REFRESH: Final = "/v1/auth/refresh"
+LOG_OUT: Final = "/v1/auth/logout"
+DEVICE: Final = "/v1/auth/oidc/device"
+DEVICE_SESSION: Final = "/v1/auth/oidc/device/session"
+_UNSIGNED: Final = frozenset({LOG_IN, REFRESH, LOG_OUT, DEVICE, DEVICE_SESSION})
+"""What says who one is comes before anything that one could sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +121,13 @@ class Client:
         given = {key: value for key, value in body.items() if value is not None}
         return self._settled(self.call("POST", where, {}, given, self._circumstances(), repeatable=repeatable))
 
+    def bulk(self, where: str, body: Json, *, as_job: bool) -> Answer:
+        """Asks for many commands; what became of each is in the answer, and no failure."""
+        headers = {"Idempotency-Key": self.said.idempotency_key or fresh_key(), **({"Prefer": "respond-async"} if as_job else {})}
+        answer = self.call("POST", where, {}, body, headers)
+        self.remember(answer.body)
+        return answer
+
     def send(self, where: str, content: bytes, media_type: str, parameters: Json) -> Json:
         """A command whose body is bytes, described by parameters."""
         return self._settled(self.call("POST", where, parameters, content, {**self._circumstances(), "Content-Type": media_type}))
@@ -122,7 +136,7 @@ class Client:
         result: Json = answer.body
         self.remember(result)
         if answer.status == 202:
-            raise _parked(result)
+            raise Failure.parked(result)
         return result
 
     def remember(self, facts: Json) -> None:
@@ -132,7 +146,7 @@ class Client:
 
     def _circumstances(self) -> Json:
         said = self.said
-        headers: Json = {"Idempotency-Key": said.idempotency_key or _fresh_key()}
+        headers: Json = {"Idempotency-Key": said.idempotency_key or fresh_key()}
         if said.reason:
             headers["Aureus-Reason"] = said.reason.encode()
         if said.approval:
@@ -164,10 +178,10 @@ class Client:
             request.headers.update(self._identity())
             response = self._sent(request, repeatable=repeatable)
         if response.status_code >= 400:
-            failure = Failure.answered(response.status_code, _decoded(response), response.headers.get("X-Request-Id"))
+            failure = Failure.answered(response.status_code, decoded(response), response.headers.get("X-Request-Id"))
             self.remember(failure.details)
             raise failure
-        return Answer(response.status_code, _decoded(response), response.content)
+        return Answer(response.status_code, decoded(response), response.content)
 
     def lines(self, where: str, content: bytes, content_type: str, **parameters: Any) -> Iterator[Json]:
         """The lines of an answer that reports its progress, as they come."""
@@ -180,7 +194,7 @@ class Client:
         with closing(self._sent(request, stream=True)) as response:
             if response.status_code >= 400:
                 response.read()
-                raise Failure.answered(response.status_code, _decoded(response), response.headers.get("X-Request-Id"))
+                raise Failure.answered(response.status_code, decoded(response), response.headers.get("X-Request-Id"))
             try:
                 for line in filter(str.strip, response.iter_lines()):
                     report = json.loads(line)
@@ -204,7 +218,7 @@ class Client:
         with closing(response):
             if response.status_code >= 400:
                 response.read()
-                raise Failure.answered(response.status_code, _decoded(response), response.headers.get("X-Request-Id"))
+                raise Failure.answered(response.status_code, decoded(response), response.headers.get("X-Request-Id"))
             try:
                 yield response
             except httpx.TransportError as error:
@@ -224,13 +238,13 @@ class Client:
 
     def _request(self, method: str, where: str, parameters: Mapping[str, Any], body: Json | bytes | None, headers: Json) -> httpx.Request:
         content = {"content": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
-        return self._http().build_request(method, where, params=_present(parameters), headers=headers, **content)
+        return self._http().build_request(method, where, params=present(parameters), headers=headers, **content)
 
     def _sent(self, request: httpx.Request, *, repeatable: bool = True, stream: bool = False) -> httpx.Response:
         """The answer; when it is lost, that to the same request again, which counts once by its idempotency key."""
         import httpx
 
-        signed = self._signing() if request.method == "POST" and request.url.path != LOG_IN and not stream else None
+        signed = self._signing() if request.method == "POST" and request.url.path not in _UNSIGNED and not stream else None
         for pause_seconds in (*(PAUSES_SECONDS if repeatable else ()), None):
             try:
                 return self._http().send(request, stream=stream, auth=signed)
@@ -300,7 +314,7 @@ class Client:
         if key := self._environ.get("AUREUS_API_KEY"):
             return {"X-API-Key": key}
         if token := self._environ.get("AUREUS_TOKEN"):
-            return _bearer(token)
+            return bearer(token)
         if current := self.profile.current:
             return self._session_credentials(current)
         if self._is_default_server and demo_logins(self.home):
@@ -316,92 +330,79 @@ class Client:
         roles = "" if login.roles == (login.login,) else f" ({', '.join(login.roles)})"
         self.out.note(f"acting as {login.login}{roles}, a login of the demo")
         kept = self.profile.token(login.login)
-        self._acting = kept if kept and kept.actor == login.actor and _fresh(kept) else self.log_in(login.login, login.password, demo=True)
-        return _bearer(self._acting.access_token)
+        self._acting = kept if kept and kept.actor == login.actor else None
+        if self._acting is None or not (_fresh(self._acting) or self._again()):
+            self._acting = self.log_in(login.login, login.password, demo=True)
+        return bearer(self._acting.access_token)
 
     def _session_credentials(self, login: str) -> Json:
         self._acting = self.profile.token(login)
         if self._acting and _fresh(self._acting):
-            return _bearer(self._acting.access_token)
-        if self._acting and self._acting.demo and login in demo_logins(self.home):
-            return _bearer(self._demo_again(login).access_token)
+            return bearer(self._acting.access_token)
+        if self._again():
+            assert self._acting is not None
+            return bearer(self._acting.access_token)
         raise Failure(
             ExitCode.NOT_ALLOWED, "login_expired", f"The login of {login} has run out.", remedy=f"Run `aureus login {login}` again."
         )
 
     def _renew(self) -> bool:
-        """A demo's token is had again without asking; says whether it was."""
-        if self._acting is None or not self._acting.demo or self._acting.login not in demo_logins(self.home):
+        """After a token was refused: whether there is another one now."""
+        if not self._again():
             return False
-        self._credentials = _bearer(self._demo_again(self._acting.login).access_token)
+        assert self._acting is not None
+        self._credentials = bearer(self._acting.access_token)
         return True
 
-    def _demo_again(self, login: str) -> Token:
-        self._acting = self.log_in(login, demo_login(self.home, login).password, demo=True)
-        return self._acting
+    def _again(self) -> bool:
+        """Gets the next token without asking anybody: for the refresh token, or for a password of the demo."""
+        before = self._acting
+        if before is None:
+            return False
+        self._acting = self._refreshed(before)
+        if self._acting is None and before.demo and before.login in demo_logins(self.home):
+            self._acting = self.log_in(before.login, demo_login(self.home, before.login).password, demo=True)
+        return self._acting is not None
 
-    def log_in(self, login: str, password: str, *, demo: bool) -> Token:
-        """Exchanges a password for a token and keeps it."""
-        response = self._sent(self._request("POST", LOG_IN, {}, {"login": login, "password": password}, {}))
-        body = _decoded(response)
+    def _refreshed(self, before: Token) -> Token | None:
+        """The token after this one; None when the session is over. Another process may have fetched it meanwhile."""
+        if before.refresh_token is None:
+            return None
+        with self.profile.refreshing():
+            kept = self.profile.token(before.login)
+            if kept is not None and kept.refresh_token not in (None, before.refresh_token):
+                return kept
+            request = self._request("POST", REFRESH, {}, {"refresh_token": before.refresh_token}, {})
+            # Not repeated when the answer is lost: shown twice, it would be taken for a stolen one.
+            response = self._sent(request, repeatable=False)
+            return self.keep(decoded(response), before.login, demo=before.demo) if response.status_code < 400 else None
+
+    def log_in(self, login: str, password: str, *, demo: bool, **more: str) -> Token:
+        """Exchanges a password for tokens and keeps them; `code` and `new_password` may be said as well."""
+        return self.keep(self.ask_openly(LOG_IN, {"login": login, "password": password, **more}), login, demo=demo)
+
+    def ask_openly(self, where: str, body: Json) -> Json:
+        """Asks without saying who one is: for what comes before a login, or is one."""
+        response = self._sent(self._request("POST", where, {}, body, {}), repeatable=False)
         if response.status_code >= 400:
-            raise Failure.answered(response.status_code, body, response.headers.get("X-Request-Id"))
-        token = Token(login, body["access_token"], time.time() + body["expires_in"], body["actor"], tuple(body["roles"]), demo)
+            raise Failure.answered(response.status_code, decoded(response), response.headers.get("X-Request-Id"))
+        told: Json = decoded(response)
+        return told
+
+    def keep(self, body: Json, login: str, *, demo: bool = False) -> Token:
+        """Keeps the tokens that a login was answered with."""
+        until = time.time() + body["expires_in"]
+        token = Token(login, body["access_token"], until, body["actor"], tuple(body["roles"]), demo, body.get("refresh_token"))
         self.profile.keep(token)
         return token
 
-
-def signing_key(file: str) -> FileSigner:
-    """An actor's own key; Failure when the file is not one, or is open to others."""
-    from pathlib import Path
-
-    from infra.key_files import KeystoreError, read_key
-
-    try:
-        return read_key(Path(file).expanduser(), "actor")
-    except KeystoreError as error:
-        raise Failure(ExitCode.USAGE, "signing_key", error.rule, field=file, remedy=error.remedy) from error
+    def log_out(self) -> None:
+        """Ends every session that is kept for this server, as far as it still knows them, and forgets them."""
+        for token in self.profile.tokens():
+            if token.refresh_token is not None:
+                self._sent(self._request("POST", LOG_OUT, {}, {"refresh_token": token.refresh_token}, {}))
+        self.profile.forget()
 
 
 def _fresh(token: Token) -> bool:
     return token.expires_at - EXPIRY_MARGIN_SECONDS > time.time()
-
-
-def _bearer(token: str) -> Json:
-    return {"Authorization": f"Bearer {token}"}
-
-
-def _present(parameters: Mapping[str, Any]) -> Json:
-    return {key: value for key, value in parameters.items() if value is not None and value != ""}
-
-
-def _decoded(response: httpx.Response) -> Any:
-    if "json" not in response.headers.get("Content-Type", "") or not response.content:
-        return response.text
-    try:
-        return response.json()
-    except ValueError:
-        return response.text
-
-
-def _fresh_key() -> str:
-    import uuid
-
-    return str(uuid.uuid4())
-
-
-def _parked(result: Json) -> Failure:
-    approval_id, roles, quorum = result.get("approval_id", "?"), result.get("approver_roles", []), result.get("quorum", 1)
-    reasons = [policy["reason"] for policy in result.get("policy_results", []) if policy.get("outcome") == "require_approval"]
-    approve = f"Somebody else runs `aureus approvals approve {approval_id}`"
-    otherwise = f"then run the same again with --approval {approval_id}, or `aureus approvals carry-out {approval_id}`"
-    failure = Failure(
-        ExitCode.WAITS_FOR_APPROVAL,
-        "requires_approval",
-        f"This waits for approval {approval_id} by {quorum} of: {', '.join(roles)}.",
-        action_id=result.get("action_id"),
-        reasons=reasons,
-        remedy=f"{approve}: it is carried out then" if result.get("carry_out") else f"{approve}; {otherwise}",
-    )
-    failure.body = result
-    return failure

@@ -61,6 +61,24 @@ class Failure(Exception):
         failure.body = body
         return failure
 
+    @classmethod
+    def parked(cls, result: dict[str, Any]) -> Failure:
+        """What is said of a command that waits for an approval."""
+        approval_id, roles, quorum = result.get("approval_id", "?"), result.get("approver_roles", []), result.get("quorum", 1)
+        reasons = [policy["reason"] for policy in result.get("policy_results", []) if policy.get("outcome") == "require_approval"]
+        approve = f"Somebody else runs `aureus approvals approve {approval_id}`"
+        otherwise = f"then run the same again with --approval {approval_id}, or `aureus approvals carry-out {approval_id}`"
+        failure = cls(
+            ExitCode.WAITS_FOR_APPROVAL,
+            "requires_approval",
+            f"This waits for approval {approval_id} by {quorum} of: {', '.join(roles)}.",
+            action_id=result.get("action_id"),
+            reasons=reasons,
+            remedy=f"{approve}: it is carried out then" if result.get("carry_out") else f"{approve}; {otherwise}",
+        )
+        failure.body = result
+        return failure
+
 
 def exit_code_of(status: int, code: str) -> ExitCode:
     """The exit code for an answer's HTTP status and error code."""

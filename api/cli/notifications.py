@@ -127,6 +127,40 @@ def list_webhooks(
 
 
 @webhooks.command()
+def rotate(
+    context: typer.Context,
+    webhook_id: WebhookId,
+    overlap: Annotated[
+        str, typer.Option("--overlap", metavar="DURATION", help="How long deliveries are signed with the secret before as well.")
+    ] = "P1D",
+) -> None:
+    """Sign deliveries with another secret; it is shown this once."""
+    result = client_of(context).ask(path("webhooks", webhook_id, "secret"), {"overlap": overlap})
+    told = f"Rotated. For {overlap} both are used. Give the new one to the receiver, it is not shown again:"
+    output_of(context).done(result, f"{told}\n{result['secret']}")
+
+
+@webhooks.command()
+def redeliver(
+    context: typer.Context,
+    webhook_id: WebhookId,
+    notification_ids: Annotated[list[str] | None, typer.Argument(metavar="[NOTIFICATION]...", help="Their ids, if not all.")] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="What was given up since then.")] = None,
+) -> None:
+    """Carry there again what was given up: these, those since a time, or all."""
+    client_of(context).ask(path("webhooks", webhook_id, "redeliver"), {"notification_ids": notification_ids, "since": since})
+    output_of(context).done({}, f"Ordered. See how it goes: aureus webhooks deliveries {webhook_id}")
+
+
+@webhooks.command()
+def delivery(context: typer.Context, webhook_id: WebhookId, notification_id: NotificationId) -> None:
+    """Show how one delivery stands, and what is carried there."""
+    found = client_of(context).one(path("webhooks", webhook_id, "deliveries", notification_id))
+    shown = {**found["delivery"], "body": found["body"]}
+    output_of(context).record(shown, notification_id, ("state", "tries", "due_at", "settled_at", "problem", "body"))
+
+
+@webhooks.command()
 def deliveries(
     context: typer.Context,
     webhook_id: WebhookId,

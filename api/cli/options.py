@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from api.cli.client import Client
     from api.cli.output import Output
+    from infra.key_files import FileSigner
 
 _AMOUNT: Final = re.compile(r"^\d{1,13}(\.\d{1,2})?$")
 
@@ -48,6 +49,24 @@ def pairs(values: list[str], option: str, separator: str = "=") -> list[tuple[st
         if not (name and found):
             raise typer.BadParameter(f"{value!r} is not of the form NAME{separator}VALUE.", param_hint=option)
     return [(name, value) for name, _, value in split]
+
+
+def signing_key(file: str) -> FileSigner:
+    """An actor's own key; Failure when the file is not one, or is open to others."""
+    from api.cli.failures import ExitCode, Failure
+    from infra.key_files import KeystoreError, read_key
+
+    try:
+        return read_key(Path(file).expanduser(), "actor")
+    except KeystoreError as error:
+        raise Failure(ExitCode.USAGE, "signing_key", error.rule, field=file, remedy=error.remedy) from error
+
+
+def line_from_stdin() -> str:
+    """One line of standard input: what would be asked for, where nobody types."""
+    import sys
+
+    return sys.stdin.readline().rstrip("\r\n")
 
 
 def content_of(file: Path) -> bytes:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +37,8 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token as it was issued; `demo` when it can be had again without asking for a password."""
+    """An access token as it was issued, and the refresh token that the next one is had for, once; `demo` when it can be had again
+    without asking for a password."""
 
     login: str
     access_token: str
@@ -43,6 +46,7 @@ class Token:
     actor: str
     roles: tuple[str, ...]
     demo: bool
+    refresh_token: str | None = None
 
 
 def demo_logins(home: Path) -> dict[str, Login]:
@@ -104,6 +108,19 @@ class Profile:
     def token(self, login: str) -> Token | None:
         stored = self._server().get("tokens", {}).get(login)
         return Token(**{**stored, "roles": tuple(stored["roles"])}) if stored else None
+
+    def tokens(self) -> list[Token]:
+        """Every token of this server."""
+        found = (self.token(login) for login in self._server().get("tokens", {}))
+        return [token for token in found if token is not None]
+
+    @contextmanager
+    def refreshing(self) -> Iterator[None]:
+        """One process at a time: a refresh token that two of them show is taken for a stolen one."""
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.home / "cli.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def remember(self, position: int) -> None:
         if position > self.position:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.client import Client, Json, path
+from api.cli.entries import entries_after
 from api.cli.failures import ExitCode, Failure
 from api.cli.options import client_of, content_of, output_of
 
@@ -33,12 +34,12 @@ def proof(
 
     client, out = client_of(context), output_of(context)
     text = client.call("GET", path("proofs", "inclusion"), {"position": position, "size": size}, headers={"Accept": "text/plain"}).content
-    (entry,) = client.one(path("ledger", "entries"), after=position - 1, limit=1)["entries"]
+    (entry,) = entries_after(client, position - 1, 1)
     with _proven():
         found = TlogProof.parse(text)
         if found.index != position - 1:
             raise ProofError(f"it is about leaf {found.index}, not {position - 1}")
-        checkpoint = found.check(leaf_hash(base64.b64decode(entry)))
+        checkpoint = found.check(leaf_hash(entry))
         _require_signed(client, found.note)
     if output is not None:
         output.write_bytes(text)

@@ -1,4 +1,4 @@
-"""`aureus serve`, `worker` and `version`: running Aureus itself."""
+"""`aureus serve`, `worker`, `let-in` and `version`: running Aureus itself."""
 
 from __future__ import annotations
 
@@ -38,6 +38,28 @@ def serve(
     with setup_checked():
         settings = _settings(port, streams)
         server.serve(settings, run_projections=not no_projections, announce=lambda _services: _announce(settings, out))
+
+
+@app.command("let-in")
+def let_in(
+    context: typer.Context,
+    login: Annotated[str, typer.Argument(metavar="LOGIN", help="What the administrator logs in as.")],
+) -> None:
+    """On the server itself: make the first administrator, or let one in again who has lost password or second factor."""
+    import asyncio
+
+    with _loading():
+        from api.services import open_services
+        from infra import first_login
+
+    async def made() -> first_login.FirstLogin:
+        async with open_services(_settings(None, None)) as services:
+            return await first_login.let_in(services, login)
+
+    with setup_checked():
+        found = asyncio.run(made())
+    told = f"{found.actor} logs in as {found.login} with this password, once, to choose another; it is not shown again:\n{found.password}"
+    output_of(context).done({"actor": found.actor, "login": found.login, "password": found.password}, told)
 
 
 @app.command()
@@ -125,4 +147,6 @@ def _announce(settings: Settings, out: Output) -> None:
         for login in logins:
             out.text(f"  {login['login']:<10} {', '.join(login['roles'])}")
         out.text(f"Become one with `aureus login --demo {logins[0]['login']}`, or for one command with --as.")
+    elif settings.tokens.passwords:
+        out.text("Without the demo's logins: `aureus let-in LOGIN`, here on the server, makes the first administrator.")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from api.cli.client import Client, path
+from api.cli.entries import entries_after
 from api.cli.failures import ExitCode, Failure
 from api.cli.options import client_of, output_of
 from api.cli.output import Output
@@ -105,11 +105,11 @@ def _pages(client: Client, size: int, report: Report) -> Iterator[Held]:
 
     done = 0
     while done < size:
-        page = client.one(path("ledger", "entries"), after=done, limit=min(PAGE_ENTRIES if done else FOUNDING_ENTRIES, size - done))
-        if not page["entries"]:
+        page = entries_after(client, done, min(PAGE_ENTRIES if done else FOUNDING_ENTRIES, size - done))
+        if not page:
             break
-        yield Held(done + 1, tuple(base64.b64decode(entry) for entry in page["entries"]))
-        done += len(page["entries"])
+        yield Held(done + 1, page)
+        done += len(page)
         report("verifying", done, size)
 
 

@@ -1,6 +1,19 @@
 // The console's frame: logging in, finding the page that the address names, and the moment one looks at.
 
-import { logIn, logOut, lookAt, moment, returnToPresent, session, whenSessionEnds } from "/console/api.js";
+import {
+  comeBack,
+  leaveFor,
+  leaveProvider,
+  logIn,
+  logOut,
+  lookAt,
+  moment,
+  resume,
+  returnToPresent,
+  session,
+  waysIn,
+  whenSessionEnds,
+} from "/console/api.js";
 import { approvals } from "/console/approvals.js";
 import { audit, evidence } from "/console/audit.js";
 import { budgets } from "/console/budgets.js";
@@ -67,9 +80,10 @@ async function show({ focus = false } = {}) {
 function showFrame(page) {
   const links = PAGES.map(({ name, title }) => el("a", { href: `#/${name}`, "aria-current": name === page.name && "page" }, title));
   const { actor, roles } = session();
-  const leave = () => {
-    logOut();
+  const leave = async () => {
+    await logOut();
     show();
+    leaveProvider();
   };
   header.replaceChildren(
     el("a", { class: "brand", href: "#/overview" }, el("img", { src: "/console/icon.svg", alt: "", width: 24, height: 24 }), "Aureus"),
@@ -137,7 +151,7 @@ function momentControl() {
   );
 }
 
-function showLogin(ended = false) {
+function showLogin(ended = false, refused = null) {
   header.replaceChildren();
   banner.replaceChildren();
   document.body.classList.remove("past");
@@ -146,16 +160,31 @@ function showLogin(ended = false) {
     "div",
     {},
     ended ? el("p", { class: "note", role: "status" }, "Your session has ended. Log in to go on where you were.") : null,
+    refused && refusal(refused),
   );
   const enter = async (event) => {
     event.preventDefault();
-    const { login, password } = Object.fromEntries(new FormData(event.target));
+    const { login, password, ...more } = Object.fromEntries(new FormData(event.target));
     try {
-      await logIn(login, password);
+      await logIn(login, password, more);
       await show({ focus: true });
     } catch (error) {
       problem.replaceChildren(refusal(error));
+      askFor(error.code);
     }
+  };
+  const wanted = el("div", {});
+  const BESIDES = {
+    second_factor_needed: ["Code", { name: "code", autocomplete: "one-time-code" }],
+    password_must_change: ["New password", { name: "new_password", type: "password", autocomplete: "new-password" }],
+  };
+  /** What the server wants besides a password gets a field of its own. */
+  const askFor = (code) => {
+    const [label, attributes] = BESIDES[code] ?? [];
+    if (!label || wanted.querySelector(`[name=${attributes.name}]`)) return;
+    const input = el("input", { ...attributes, required: true });
+    wanted.append(field(label, input));
+    input.focus();
   };
   const login = el("input", { name: "login", autocomplete: "username", required: true, autocapitalize: "none", spellcheck: "false" });
   main.removeAttribute("aria-busy");
@@ -168,7 +197,9 @@ function showLogin(ended = false) {
       el("p", { class: "muted" }, "Every governance action, signed and provable."),
       field("Login", login),
       field("Password", el("input", { name: "password", type: "password", autocomplete: "current-password", required: true })),
+      wanted,
       el("button", { class: "main" }, "Log in"),
+      providerButtons((error) => problem.replaceChildren(refusal(error))),
       problem,
       el(
         "p",
@@ -181,6 +212,31 @@ function showLogin(ended = false) {
   login.focus();
 }
 
+/** A button for each identity provider, as soon as it is known which there are. */
+function providerButtons(fail) {
+  const buttons = el("div", { class: "providers" });
+  const button = (provider) =>
+    el("button", { type: "button", onclick: () => leaveFor(provider).catch(fail) }, `Log in with ${provider.name}`);
+  waysIn().then(({ password, providers }) => {
+    buttons.replaceChildren(...providers.map(button));
+    if (!password) for (const one of main.querySelectorAll(".login .field, .login > .main")) one.remove();
+  }, fail);
+  return buttons;
+}
+
+/** Whoever comes back from an identity provider has a session to open first. */
+async function start() {
+  if (new URLSearchParams(location.search).has("welcome")) {
+    history.replaceState(null, "", `/${location.hash}`);
+    try {
+      await comeBack();
+    } catch (error) {
+      return showLogin(false, error);
+    }
+  } else await resume();
+  show();
+}
+
 whenSessionEnds(() => {
   current.abort();
   showLogin(true);
@@ -190,4 +246,4 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
-show();
+start();

@@ -108,7 +108,7 @@ class UseApproval(Command, name="approvals.use_approval", roles=frozenset()):
     """Carry out the approved action. Only the command path asks this, in the action's own commit: nobody holds a role for it.
 
     `seen_version` is that of the stream the action is about to change. `approver_roles` and `quorum` are what the policies
-    demand of the action now: a request made with milder ones covers nothing.
+    demand of the action now: a request made with milder ones covers nothing. `left` are those of its approvers who have left since.
     """
 
     approval_id: Identifier
@@ -117,6 +117,7 @@ class UseApproval(Command, name="approvals.use_approval", roles=frozenset()):
     policy_version: Label
     approver_roles: ApproverRoles
     quorum: Quorum
+    left: tuple[Identifier, ...] = ()
 
 
 ApprovalCommand = (

@@ -290,8 +290,18 @@ def _require_covering(approval: Approval, request: ApprovalRequested, command: U
         seen_version=command.seen_version,
         remedy="Send the command without an approval: it is judged, and a new one requested if need be, on what is there now.",
     )
+    counting = {each: roles for each, roles in approval.agreed.items() if {each, approval.spoke_for[each]}.isdisjoint(command.left)}
+    require(
+        len(counting) >= min(request.quorum, len(approval.agreed)),
+        "approver_has_left",
+        f"Of those who agreed to {request.approval_id}, {', '.join(sorted(command.left))} left before it was used.",
+        field="approval_id",
+        quorum=request.quorum,
+        agreed=sorted(counting),
+        remedy="Send the command without an approval: a new one is requested, of those who are here.",
+    )
     wanted = {*command.approver_roles, *approval.escalated_to}
-    fitting = sorted(approver for approver, roles in approval.agreed.items() if roles & wanted)
+    fitting = sorted(approver for approver, roles in counting.items() if roles & wanted)
     require(
         len(fitting) >= command.quorum,
         "approval_too_weak",

@@ -90,4 +90,12 @@ def _delegated_roles(request: ApprovalRequested, principal: str, delegations: De
         remedy="Somebody else has to decide.",
     )
     assert actor is not None
+    require(
+        actor.domains is None or asked.domains <= actor.domains,
+        "delegator_outside_reach",
+        f"{principal} does not reach all of what this is about: {', '.join(sorted(asked.domains))}.",
+        field="on_behalf_of",
+        domains=sorted(asked.domains),
+        remedy="Decide for yourself, or for somebody who reaches that domain.",
+    )
     return actor.roles

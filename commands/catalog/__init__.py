@@ -28,7 +28,7 @@ from commands.catalog.intents import (
     TermCommand,
     UnlinkTerm,
 )
-from commands.catalog.profiles import facts, past_facts
+from commands.catalog.profiles import domains, facts, past_facts
 from commands.catalog.rules import decide
 from commands.catalog.terms import TERMS
 from domain.catalog import (
@@ -106,6 +106,7 @@ DATASETS: Final[Decider[Dataset | None, DatasetCommand, DatasetEvent]] = Decider
     ),
     entity=lambda command: command.dataset_id,
     facts=facts,
+    domains=domains,
     snapshot=snapshot,
     past_facts=past_facts,
 )

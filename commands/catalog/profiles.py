@@ -97,6 +97,12 @@ def facts(dataset: Dataset | None, command: DatasetCommand) -> dict[str, Any]:
     return {} if after is None else _judged(dataset.profile if dataset else None, after)
 
 
+def domains(dataset: Dataset | None, command: DatasetCommand | None) -> frozenset[str]:
+    """The domain that the dataset belongs to, and the one it would be moved to."""
+    profiles = (dataset.profile if dataset else None, None if command is None else _profile_after(dataset, command))
+    return frozenset(profile.domain for profile in profiles if profile is not None)
+
+
 def past_facts(dataset: Dataset | None, past: Dataset | None) -> dict[str, Any]:
     """What policies judge by when a past state comes back; whether a deprecation comes or goes with it is a change too."""
     assert dataset is not None, "what has a past is there"

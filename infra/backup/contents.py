@@ -21,9 +21,16 @@ KEPT: Final = (
     "vault.erased",
     "vault.accounted",
     "access_private.passwords",
+    "access_private.second_factors",
+    "access_private.recovery_codes",
+    "access_private.last_used",
     "notifications_private.secrets",
     "notifications_private.deliveries",
     "notifications_private.queued",
+    "hooks_private.secrets",
+    "hooks_private.deliveries",
+    "scim_private.users",
+    "scim_private.groups",
     "streams.positions",
 )
 """Backed up, in this order: nothing else says what they say."""
@@ -36,7 +43,14 @@ DERIVED: Final = (
     "projections.ahead",
 )
 """Made again from the events, as the read models are."""
-OF_THE_PLACE: Final = ("packing.progress", "replays_private.places", "streams.workers", "backups.restored")
+OF_THE_PLACE: Final = (
+    "packing.progress",
+    "replays_private.places",
+    "streams.workers",
+    "backups.restored",
+    "access_private.login_failures",
+    "access_private.login_places",
+)
 """Of these processes and this database, such as the login roles of its replays: elsewhere it would be untrue."""
 READ_MODELS: Final = re.compile(r"(read|build|replay)_\w+")
 """Schemas of nothing but derived tables."""
@@ -45,7 +59,9 @@ FILES_KEPT: Final = ("blobs", "exports")
 """Of the home: each file under its SHA-256."""
 FILES_WITH_KEYS: Final = ("keys", "demo-logins.json")
 """Secrets, which go into a backup on demand, and sealed."""
-FILES_OF_THE_PLACE: Final = tuple("postgres postgres.log postgres.log.1 postgres.lock witness archive cli.json .keys-restored".split())
+FILES_OF_THE_PLACE: Final = tuple(
+    "postgres postgres.log postgres.log.1 postgres.lock witness archive cli.json cli.lock .keys-restored".split()
+)
 """The database's own files, whose tables are backed up; the memory of the demo's witness, which must never be put back to what it
 was; segments of the archive on their way to the store of artifacts; and who is logged in."""
 

@@ -16,7 +16,6 @@ from infra.backup.copying import Columns, Connection, columns_of, copied_in, cop
 from infra.backup.manifest import TableOf
 from infra.backup.reading import Backup, BadBackup
 from infra.backup.taking import Report, full_of
-from infra.passwords import SCHEMA as PASSWORDS
 from infra.schema import create_schema
 from infra.settings_error import SettingsError
 from infra.webhooks import SCHEMA as WEBHOOKS
@@ -48,7 +47,6 @@ def load(dsn: str, backup: Backup, report: Report) -> None:
     total, done = sum(table.rows for table in said.tables), 0
     with _connected(dsn) as connection:
         with connection.transaction():
-            connection.execute(PASSWORDS)
             connection.execute(WEBHOOKS)
             for table in said.tables:
                 _fill(connection, backup, table)

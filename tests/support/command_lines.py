@@ -55,9 +55,33 @@ LINES = {
     "ChangeRoles": "actors roles usr-ana --role analyst --role approver",
     "SuspendActor": "actors suspend usr-ana",
     "ReinstateActor": "actors reinstate usr-ana",
+    "ChangeOwner": "actors own agt-bot --owner usr-ben",
+    "ChangeTier": "actors tier usr-ana premium",
+    "BoundDomains": "actors bound usr-ana --domain sales --domain crm",
+    "OffboardActor": "actors offboard usr-ana --administrator usr-ada",
+    "LinkIdentity": "actors link usr-ana --issuer https://login.bank.example --subject 8a1f",
+    "UnlinkIdentity": f"actors unlink {'0' * 64}",
+    "GrantRole": "grants give analyst domain:sales usr-ben --until 2026-06-30 -m 'stands in'",
+    "ExtendGrant": "grants extend g1 --until 2026-09-30",
+    "RevokeGrant": "grants revoke g1 -m done",
+    "CreateProject": "projects create churn --label Churn --owner usr-ana --description 'Who leaves'",
+    "DescribeProject": "projects describe churn --owner usr-ben",
+    "AttachResource": "projects attach churn dataset:crm.orders",
+    "DetachResource": "projects detach churn dataset:crm.orders",
+    "ArchiveProject": "projects archive churn -m done",
+    "CreateGroup": "groups create grp-risk --label Risk --external-name bank-risk",
+    "RenameGroup": "groups rename grp-risk --label 'Risk and controls'",
+    "AddMember": "groups add grp-risk usr-ana",
+    "RemoveMember": "groups remove grp-risk usr-ana",
+    "MapRoles": "groups map grp-risk --role approver --domain sales",
+    "NestGroup": "groups nest grp-risk grp-market-risk",
+    "UnnestGroup": "groups unnest grp-risk grp-market-risk",
+    "RemoveGroup": "groups end grp-risk",
     "Notify": "inbox send usr-ana 'The lake moves' 'On Friday' --about dataset:crm.people",
     "MarkRead": "inbox read n1",
     "RemoveWebhook": "webhooks remove siem",
+    "Redeliver": "webhooks redeliver siem n1 n2",
+    "RemoveHook": "hooks remove dbt",
     "CancelExport": "exports cancel exp-1 --comment 'Nobody needs it'",
     "DefineProfile": "exports define-profile ecb-onsite --disclose contact --withhold access.actor_registered",
     "DescribeSubject": "subjects describe cus-1 --jurisdiction EU --kind customer",
@@ -74,21 +98,28 @@ LINES = {
     "DiscloseValues": "vault disclose cus-1 --purpose governance --grant grt-1 --because 'Ticket 17'",
     "RotateKeyEncryptionKey": "vault rotate-key",
     "RevokeUnmasking": "vault revoke grt-1 --because 'No longer needed'",
+    "DefineRule": "duties define four-eyes --because 'Nobody approves what they ask for' --role approver --role analyst",
+    "RemoveRule": "duties remove four-eyes",
+    "CancelJob": "jobs cancel 01990000 --comment 'The wrong quarter'",
     "DropReplay": "replays drop june --comment 'The audit is over'",
     "SaveAuditQuery": "queries save refused --title Refusals --sql 'SELECT 1' --parameter 'since=From then on'",
     "RetireAuditQuery": "queries retire refused",
     "RevokeKey": f"keys revoke {'0' * 64} --because lost --compromised-since 17",
     "ReplayDeadLetter": "dead-letters replay 5c1f",
     "DiscardDeadLetter": "dead-letters discard 5c1f --because 'Released by hand'",
+    "EndSession": f"sessions end ses-{'0' * 32}",
     "RevokeApiKey": "api-keys revoke 0a1b2c3d --actor usr-ana",
 }
 BESIDE_A_ROUTE = set(
     (
         "AddKey AddWebhook AdoptDefaults BeginBackup BeginErasure CertifyErasure CommitIndex CompensateSaga EndSaga FailExport "
-        "FailSealing FailStep FinishStep IssueApiKey ParkStep RecordBackup RecordDeadLetter RecordDownload RecordImpact "
+        "FailSealing FailStep FinishStep IssueApiKey RotateApiKey ParkStep RecordBackup RecordDeadLetter RecordDownload RecordImpact "
         "RecordRestore RecordSegment RecordTest RegisterArtifact RequestAction RequestExport RollBackDataset RollBackPipeline "
         "RollBackPolicies RollBackSettings RotateKey RecordRewrap SealExport SealPack SealSegments SettleReplay StartSaga TimeOutSaga "
-        "WithdrawPack RequestReplay FinishReplay FailReplay HandOutLogin RecordQuery"
+        "OpenSession RefreshSession LogOut RecordRecovery RecordSlowedLogins SetPassword ChangePassword EnrolSecondFactor "
+        "ConfirmSecondFactor RemoveSecondFactor WithdrawPack RequestReplay StartJob ReportProgress FinishJob "
+        "FinishReplay FailReplay HandOutLogin RecordQuery "
+        "AddHook RotateHookSecret RotateWebhookSecret"
     ).split()
 )
 """The server completes these, or asks them itself: with the bytes it was sent, the pack it writes, the secret it makes, or what it

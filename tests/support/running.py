@@ -14,6 +14,8 @@ from api.app import create_app
 from api.services import Services, open_services
 from commands.access import RegisterActor
 from domain.kernel import Asker
+from infra.limit_settings import Front
+from infra.operations_settings import RESOURCES, Operations
 from infra.settings import S3Place, Settings, TokenPlace
 from tests.support.kernel import ADM, STAND_IN, ask, written
 
@@ -57,9 +59,12 @@ async def running(
 ) -> AsyncIterator[Aureus]:
     """An Aureus on this database; without `reacting` it neither moves the read models nor reacts to anything.
 
-    `more` are other settings by name.
+    `more` are other settings by name. Nobody is refused for asking much, unless a test sets limits of its own as `front`, and nobody
+    is told that this machine is busy, unless it sets `operations`.
     """
     policies = written(home / "policies", rego)
+    more.setdefault("front", Front.open())
+    more.setdefault("operations", Operations(alert_percent=tuple(dict.fromkeys(RESOURCES, 100).items())))
     settings = Settings(home=home, database_url=dsn, tenant="acme", policies=policies, demo=False, s3=s3, token_place=token, **more)
     async with open_services(settings, run_projections=reacting) as services:
         app = create_app(services=services)

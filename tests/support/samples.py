@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from domain import (
-    access,
     actions,
     agents,
     approvals,
@@ -24,10 +23,14 @@ from domain import (
     policies,
     reactions,
     replays,
+    sessions,
     vault,
 )
 from domain.kernel import Event, JsonObject
 from domain.values import ActorKind, Role
+from tests.support.access_samples import access_samples, grant_samples, group_samples
+from tests.support.hook_samples import hook_samples
+from tests.support.job_samples import duty_samples, job_samples
 from tests.support.subject_samples import subject_samples
 
 AT = datetime(2026, 3, 3, 14, 0, tzinfo=UTC)
@@ -38,15 +41,6 @@ CUSTOMERS = "model.jaffle_shop.customers"
 SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 KEY = "vjSIFuLNB8PIkq6FKvrEdH0UYkMdDVB0TK8nQnYEYws="
 SIGNATURE = "mHX9Rr1Gr1p1uZ8pXrY0uJ1Z3rH2m5a9a8qGQbJm0vQ8O3eT2dXr5c1kYw4l7b6n0sU9i2o3p4q5r6s7t8u9Cw=="
-
-
-def _access() -> Iterator[Event]:
-    yield access.ActorRegistered(actor_id="agt-cleaner", kind=ActorKind.AGENT, roles=(Role.AGENT,), owner="usr-ana", display_name="Cleaner")
-    yield access.RolesChanged(actor_id="usr-ana", roles=(Role.ANALYST, Role.APPROVER))
-    yield access.ActorSuspended(actor_id="usr-ana")
-    yield access.ActorReinstated(actor_id="usr-ana")
-    yield access.ApiKeyIssued(actor_id="agt-cleaner", key_id="k1a2b3c4", label="nightly", secret_sha256=SHA, expires_at=LATER)
-    yield access.ApiKeyRevoked(actor_id="agt-cleaner", key_id="k1a2b3c4")
 
 
 def _actions() -> Iterator[Event]:
@@ -327,6 +321,29 @@ def _exports() -> Iterator[Event]:
     yield exports.IndexCommitted(size=10_232, topics=311, root=SHA, rules=1, keys_version=3, keys_leaf=SHA)
 
 
+def _sessions() -> Iterator[Event]:
+    ana, session = "usr-ana", f"ses-{SHA[:32]}"
+    yield sessions.SessionOpened(
+        session_id=session,
+        actor_id=ana,
+        refresh_sha256=SHA,
+        refresh_until=LATER,
+        ends_at=LATER,
+        method="password+totp",
+        scopes=("sessions",),
+    )
+    yield sessions.SessionRefreshed(session_id=session, refresh_sha256=SHA, refresh_until=LATER)
+    yield sessions.RefreshTokenReused(session_id=session, actor_id=ana, reused_sha256=SHA)
+    yield sessions.SessionEnded(session_id=session, actor_id=ana, reason="logout")
+    yield sessions.PasswordSet(actor_id=ana, must_change=True)
+    yield sessions.PasswordChanged(actor_id=ana)
+    yield sessions.LoginsSlowed(actor_id=ana, failed_logins=6, wait_seconds=1)
+    yield sessions.SecondFactorEnrolled(actor_id=ana)
+    yield sessions.SecondFactorConfirmed(actor_id=ana, recovery_codes=10)
+    yield sessions.RecoveryCodeUsed(actor_id=ana, recovery_codes=9)
+    yield sessions.SecondFactorRemoved(actor_id=ana)
+
+
 def _notifications() -> Iterator[Event]:
     yield notifications.NotificationSent(
         notification_id="ntf-7f3a",
@@ -529,7 +546,9 @@ def _replays() -> Iterator[Event]:
 def samples() -> dict[str, Event]:
     """One sample of every event, by name, with every field filled in."""
     built = (
-        *_access(),
+        *access_samples(),
+        *group_samples(),
+        *grant_samples(),
         *_actions(),
         *_agents(),
         *_approvals(),
@@ -537,9 +556,13 @@ def samples() -> dict[str, Event]:
         *_catalog(),
         *_archive(),
         *_backups(),
+        *duty_samples(),
         *_exports(),
+        *job_samples(),
         *subject_samples(),
+        *hook_samples(),
         *_notifications(),
+        *_sessions(),
         *_pipelines(),
         *_policies(),
         *_reactions(),
