@@ -35,22 +35,32 @@ class RoleHeld(BaseModel):
 
 async def roles_held(reader: Reader, actors: Sequence[JsonObject], at: datetime) -> dict[str, list[RoleHeld]]:
     """For each of these rows of actors, every role and every way to it: what decides, whatever part of it the reader reaches."""
-    ids = [row["actor_id"] for row in actors]
-    reads, tenant = reader.services.reads, reader.asker.tenant
-    direct = {actor_id: row["groups"] for actor_id, row in (await reads.many(memberships, tenant, ids, reader.as_of)).items()}
-    known = await _groups(reader, {group_id for groups_of in direct.values() for group_id in groups_of})
-    around = {actor_id: _closure(direct.get(actor_id, ()), known) for actor_id in ids}
-    grantees = [f"actor:{actor_id}" for actor_id in ids] + [f"group:{group_id}" for group_id in known]
+    around = await groups_around(reader, [row["actor_id"] for row in actors])
+    known = {row["group_id"] for of_groups in around.values() for row in of_groups}
+    grantees = [f"actor:{actor_id}" for actor_id in around] + [f"group:{group_id}" for group_id in sorted(known)]
     granted: dict[str, list[JsonObject]] = defaultdict(list)
     for row in await every_row(reader, grants, {"grantee": grantees, "status": "granted"}):
         if row["until"] > timestamp(at):
             granted[row["grantee"]].append(row)
-    return {row["actor_id"]: _held(row, [known[each] for each in around[row["actor_id"]]], granted) for row in actors}
+    return {row["actor_id"]: _held(row, around[row["actor_id"]], granted) for row in actors}
+
+
+async def groups_around(reader: Reader, actor_ids: Sequence[str]) -> dict[str, list[JsonObject]]:
+    """For each of these actors the rows of the groups they are in, themselves or through other groups."""
+    rows = await reader.services.reads.many(memberships, reader.asker.tenant, actor_ids, reader.as_of)
+    direct = {actor_id: row["groups"] for actor_id, row in rows.items()}
+    known = await _groups(reader, {group_id for groups_of in direct.values() for group_id in groups_of})
+    return {actor_id: [known[each] for each in _closure(direct.get(actor_id, ()), known)] for actor_id in actor_ids}
+
+
+def reached(held: Sequence[JsonObject]) -> list[str] | None:
+    """The domains that an actor's own row and those of their groups name between them; None when none of them bounds the actor."""
+    bounds = [row["domains"] for row in held if row["domains"] is not None]
+    return sorted({domain for domains in bounds for domain in domains}) if bounds else None
 
 
 def _held(actor: JsonObject, of_groups: Sequence[JsonObject], granted: Mapping[str, Sequence[JsonObject]]) -> list[RoleHeld]:
-    bounds = [row["domains"] for row in (actor, *of_groups) if row["domains"] is not None]
-    reach = sorted({domain for domains in bounds for domain in domains}) if bounds else None
+    reach = reached([actor, *of_groups])
     held = [RoleHeld(role=role, way="own", reach=reach) for role in actor["roles"]]
     held += [RoleHeld(role=role, way="group", source=row["group_id"], reach=reach) for row in of_groups for role in row["roles"]]
     for grantee in (f"actor:{actor['actor_id']}", *(f"group:{row['group_id']}" for row in of_groups)):

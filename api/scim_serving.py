@@ -37,7 +37,7 @@ from api.scim_shapes import CONFIG, DISCOVERY, LENIENT, PROVIDER, RESULTS_MAX, G
 from api.scim_users import Users
 from api.services import Services
 from domain.kernel import Asker, JsonObject
-from infra.canonical import loads_strict
+from infra.canonical import ProfileError, loads_strict
 from infra.scim_users import ScimChanges
 
 _CREATING: Final = Context.RESOURCE_CREATION_REQUEST
@@ -205,8 +205,8 @@ class Call:
     async def _body(self) -> JsonObject:
         try:
             given = loads_strict(await read_body(self.receive))
-        except orjson.JSONDecodeError as error:
-            raise InvalidSyntaxException(detail=f"The body is not JSON: {error}.") from error
+        except ProfileError as error:
+            raise InvalidSyntaxException(detail=f"{error}.") from error
         if not isinstance(given, dict):
             raise InvalidSyntaxException(detail="The body is not a JSON object.")
         return given

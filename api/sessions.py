@@ -25,11 +25,12 @@ from api.logging_in import (
     refresh,
 )
 from api.reading import require_role
+from api.roles_held import groups_around, reached
 from api.routing import PUBLIC, ContextRouter, Own, Present, Reading
 from api.services import Services, now
 from commands.path import Ask
 from commands.sessions import EndSession
-from domain.access import ActorId
+from domain.access import ROLES_OF_KIND, ActorId
 from domain.values import EVERYBODY, ActorKind, Role, Tier, uuid7
 from projections.access import actors
 from projections.sessions import credentials as credential_rows
@@ -139,7 +140,18 @@ async def me(reader: Reading) -> Me:
         if row is None:
             message = f"There was no actor {asker.actor} at that time."
             raise ApiError(404, "actor_not_found", message, field="as_of", remedy="Ask for a later moment, or leave as_of out.")
-        return Me(**{name: row[name] for name in ("roles", "kind", "owner", "tier", "domains")}, actor=asker.actor, tenant=asker.tenant)
+        of_groups = (await groups_around(reader, [asker.actor]))[asker.actor]
+        given = {role for each in (row, *of_groups) for role in each["roles"]}
+        return Me(
+            actor=asker.actor,
+            tenant=asker.tenant,
+            roles=sorted(ROLES_OF_KIND[ActorKind(row["kind"])] & given),
+            kind=row["kind"],
+            owner=row["owner"],
+            tier=row["tier"],
+            domains=reached([row, *of_groups]),
+            groups=sorted(row["group_id"] for row in of_groups),
+        )
     return Me(
         actor=asker.actor,
         tenant=asker.tenant,

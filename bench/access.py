@@ -42,7 +42,7 @@ PEOPLE: Final = 100
 HOURS: Final = 20
 """More than there are rounds."""
 ACTORS_CHECKED, CHECKS_OF_EACH = 500, 20
-QUERY: Final = "/v1/terms?q=orders"
+QUERY: Final = "/v1/diff?from=0&to=1"
 _REQUESTS_OF_EACH: Final = 40
 
 

@@ -126,7 +126,7 @@ def _inside(before: Any, after: Any, path: str, entry: str) -> Iterator[Differen
     differs = False
     for name in [*old, *(name for name in new if name not in old)]:
         was, now = old.get(name), new.get(name)
-        if was is now or was == now:
+        if name in old and name in new and (was is now or was == now):
             continue
         differs = True
         where = f"{path}.{name}" if path else str(name)

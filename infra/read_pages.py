@@ -34,10 +34,10 @@ class ListQuery:
     sort: str | None = None
     """A sortable column, `-` in front for descending; None orders by id."""
     search: str | None = None
-    unsearched: frozenset[str] = frozenset()
-    """Columns that the search leaves out."""
     limit: int = 50
     cursor: str | None = None
+    unsearched: frozenset[str] = frozenset()
+    """Columns that the search leaves out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import create_app
+from api.logging_in import open_session
 from api.reading import MOMENT
 from api.routing import View
 from domain.kernel import Asker
@@ -25,7 +26,16 @@ pytestmark = pytest.mark.anyio
 EVE: Final = Asker("usr-eve", "acme", frozenset(Role) - {Role.AGENT})
 BOT: Final = Asker("agt-bot", "acme", frozenset({Role.AGENT}), ActorKind.AGENT, owner=ANA.actor)
 
+SCIM: Final = frozenset(
+    f"/scim/v2/{name}"
+    for name in (
+        *("Groups", "Groups/{scim_id}", "ResourceTypes", "ResourceTypes/{name}", "Schemas", "Schemas/{name}"),
+        *("ServiceProviderConfig", "Users", "Users/{scim_id}", "{rest:path}"),
+    )
+)
+"""What an identity provider reads, by a protocol that knows no `as_of` and passes over parameters that it does not know (RFC 7644)."""
 NO_PAST: Final = {
+    **dict.fromkeys(SCIM, "a protocol of the present"),
     "/": "a page of the console",
     "/console/{name}": "a file of the console",
     "/docs": "the API as this server speaks it",
@@ -39,12 +49,18 @@ NO_PAST: Final = {
     "/v1/subjects/{subject_id}/erasure-preview": "what would be erased now",
     "/v1/vault": "the keys this server holds",
     "/v1/vault/accounting": "what the vault keeps now; of what was erased it keeps no past",
+    "/v1/api-keys/{key_id}/use": "when it was used last: a note of this server, no event",
     "/v1/auth/keys": "the keys this process signs tokens with",
+    "/v1/auth/oidc/callback": "a step of a login that is going on",
+    "/v1/auth/oidc/login": "a step of a login that is going on",
+    "/v1/auth/oidc/logout": "a step of a logout that is going on",
+    "/v1/auth/providers": "how one logs in at this server now",
     "/v1/verifier": "the program that comes with this server",
     "/v1/diff": "its two ends are moments already",
     "/v1/exports/{export_id}/pack": "bytes that lie on the shelf now; fetching them is put on record",
     "/v1/feeds/changes": "what happens from now on, or from `after`",
     "/v1/feeds/events": "what happens from now on, or from `after`",
+    "/v1/hooks/{hook_id}/deliveries": "what came to this server, no history",
     "/v1/ledger/checkpoint": "takes the size it is wanted of",
     "/v1/ledger/keys": "the keys of the log that signs now; /v1/keys has a past",
     "/v1/limits": "what may be asked from now on",
@@ -60,9 +76,10 @@ NO_PAST: Final = {
     "/v1/system/doctor": "how this server is deployed now",
     "/v1/streams": "how far this server's workers are",
     "/v1/webhooks/{webhook_id}/deliveries": "a queue of this server, no history",
+    "/v1/webhooks/{webhook_id}/deliveries/{notification_id}": "a queue of this server, no history",
     "/v1/witnesses": "whom this server asks, and how they stand",
 }
-"""GET routes that refuse `as_of`, each with the reason."""
+"""GET routes that do not take `as_of`, each with the reason; those of ours refuse it."""
 SELDOM: Final = frozenset({"/v1/policies/conflicts", "/v1/decisions/replay"})
 """They take a process of their own: asked once."""
 SAY_WHEN_THEY_WERE_ASKED: Final = {"/v1/audit/anomalies": "until", "/v1/could": "as_of", "/v1/why": "at"}
@@ -107,12 +124,9 @@ async def sent(aureus: Aureus, path: str, body: Any, by: Asker = ADM, **headers:
 
 async def stages(aureus: Aureus) -> AsyncIterator[None]:
     """A small history with something of every context, in steps; each step changes what an earlier one left."""
-    profile = {"domain": "crm", "pii_level": "none", "jurisdiction": "EU"}
-    columns = [{"name": "id", "type": "bigint"}, {"name": "email", "type": "text"}]
     for dataset_id, upstreams in (("people", []), ("leads", ["people"]), ("board", ["leads"])):
-        known = [{"dataset_id": upstream} for upstream in upstreams]
-        about = {"dataset_id": dataset_id, "name": dataset_id, "upstreams": known, "columns": columns}
-        await sent(aureus, "/v1/datasets", {**about, **profile})
+        about = {"dataset_id": dataset_id, "name": dataset_id, "upstreams": [{"dataset_id": upstream} for upstream in upstreams]}
+        await sent(aureus, "/v1/datasets", {**about, "columns": COLUMNS, **PROFILE})
     await sent(aureus, "/v1/terms", {"term_id": "person", "name": "Person", "definition": "Whoever bought"})
     await sent(aureus, "/v1/datasets/people/terms", {"column": "id", "term_id": "person"})
     await sent(aureus, "/v1/budgets", {"budget_id": "lake", "label": "Lake", "currency": "CHF", "limit_minor": 100_000})
@@ -120,7 +134,8 @@ async def stages(aureus: Aureus) -> AsyncIterator[None]:
     rule = {"rule_id": "open-fund", "reason": "Two hands", "commands_apart": ["budgets.open_budget", "budgets.fund_budget"]}
     await sent(aureus, "/v1/duties/rules", rule)
     await sent(aureus, "/v1/agents", AGENT)
-    await sent(aureus, "/v1/pipelines", {"pipeline_id": "daily", "label": "Daily", "environment": "staging", **profile})
+    await sent(aureus, "/v1/pipelines", {"pipeline_id": "daily", "label": "Daily", "environment": "staging", **PROFILE})
+    await ask_for(aureus, TRUSTED[0])
     yield
     parked = await sent(aureus, "/v1/budgets/lake/reserve", {"amount_minor": 40_000}, ANA)
     held = await sent(aureus, "/v1/budgets/pond/reserve", {"amount_minor": 10_000}, ANA)
@@ -134,6 +149,9 @@ async def stages(aureus: Aureus) -> AsyncIterator[None]:
     await sent(aureus, "/v1/webhooks", {"webhook_id": "siem", "url": "https://siem.example.org/aureus"})
     delegated = await sent(aureus, "/v1/delegations", DELEGATION, APP)
     assert (await aureus.post("/v1/budgets", {"budget_id": "z", "label": "Z", "currency": "ZZZ", "limit_minor": 1}, ADM)).status_code == 403
+    await ask_for(aureus, TRUSTED[1])
+    session = (await open_session(aureus.services, EVE.tenant, EVE.actor, "password")).session
+    await sent(aureus, "/v1/auth/totp", {}, EVE)
     yield
     await sent(aureus, f"/v1/approvals/{parked['approval_id']}/approve", {"comment": "Fine"}, APP)
     await sent(aureus, "/v1/budgets/lake/reserve", {"amount_minor": 40_000}, ANA, Aureus_Approval=parked["approval_id"])
@@ -145,10 +163,12 @@ async def stages(aureus: Aureus) -> AsyncIterator[None]:
     assert stored.status_code == 201, stored.text
     await sent(aureus, f"/v1/evidence/{held['action_id']}/seal", {}, ADM)
     await sent(aureus, "/v1/export-profiles", {"profile": "onsite", "disclose": [], "withhold_types": []})
+    await ask_for(aureus, TRUSTED[2])
+    await sent(aureus, f"/v1/auth/sessions/{session}/end", {}, EVE)
     yield
     await sent(aureus, "/v1/agents/agt-bot/stop", {"reason": "It counts twice"})
     await sent(aureus, "/v1/datasets/people/describe", {"pii_level": "high", "description": "Everybody"})
-    await sent(aureus, "/v1/datasets/people/schema", {"columns": columns[:1]})
+    await sent(aureus, "/v1/datasets/people/schema", {"columns": COLUMNS[:1]})
     await sent(aureus, "/v1/datasets/leads/lineage/people/remove", {})
     await sent(aureus, "/v1/terms/person/revise", {"definition": "Whoever paid"})
     await sent(aureus, "/v1/pipelines/daily/failures", {"reason": "Twice"})
@@ -159,9 +179,18 @@ async def stages(aureus: Aureus) -> AsyncIterator[None]:
     await sent(aureus, "/v1/actors/usr-ana/roles", {"granted_roles": ["analyst", "viewer"]})
     await sent(aureus, "/v1/budgets/pond/close", {})
     await sent(aureus, "/v1/duties/rules/open-fund/remove", {})
+    await ask_for(aureus, TRUSTED[3])
+    await sent(aureus, "/v1/auth/totp/remove", {}, EVE)
     yield
 
 
+async def ask_for(aureus: Aureus, asked: Sequence[tuple[str, Any]]) -> None:
+    for path, body in asked:
+        await sent(aureus, path, body)
+
+
+PROFILE: Final = {"domain": "crm", "pii_level": "none", "jurisdiction": "EU"}
+COLUMNS: Final = [{"name": "id", "type": "bigint"}, {"name": "email", "type": "text"}]
 AGENT: Final = {
     "agent_id": "agt-bot",
     "label": "Bot",
@@ -179,6 +208,45 @@ DELEGATION: Final = {
     "starts_at": NOW.isoformat(),
     "ends_at": (NOW + timedelta(days=3)).isoformat(),
 }
+SERVICE: Final = {"actor_id": "svc-dbt", "kind": "service", "granted_roles": ["analyst"], "owner": ANA.actor}
+IDENTITY: Final = {"subject_sha256": "5" * 64, "issuer": "https://login.example.org", "actor_id": ANA.actor}
+HOOK: Final = {
+    "hook_id": "dbt",
+    "label": "dbt finished",
+    "acts_as": SERVICE["actor_id"],
+    "command": "catalog.record_refresh",
+    "fields": {"dataset_id": "/data/dataset", "refreshed_at": "/data/finished"},
+}
+GRANT: Final = {"grant_id": "g-1", "role": "approver", "about": "dataset:people", "actor_id": ANA.actor}
+TRUSTED: Final = (
+    [
+        ("/v1/actors", SERVICE),
+        ("/v1/identities", IDENTITY),
+        ("/v1/groups", {"group_id": "grp-crew", "label": "Crew"}),
+        ("/v1/groups/grp-crew/roles", {"mapped_roles": ["viewer"]}),
+        ("/v1/projects", {"project_id": "churn", "label": "Churn", "owner": ANA.actor}),
+    ],
+    [
+        ("/v1/hooks", HOOK),
+        ("/v1/groups/grp-crew/members", {"actor_id": EVE.actor}),
+        ("/v1/grants", {**GRANT, "until": (NOW + timedelta(days=3)).isoformat()}),
+        ("/v1/projects/churn/attach", {"stream": "dataset:people"}),
+    ],
+    [
+        ("/v1/hooks/dbt/secret", {}),
+        ("/v1/groups/grp-crew/roles", {"mapped_roles": ["viewer", "auditor"]}),
+        ("/v1/grants/g-1/extend", {"until": (NOW + timedelta(days=5)).isoformat()}),
+        ("/v1/projects/churn/describe", {"label": "Leavers"}),
+    ],
+    [
+        ("/v1/hooks/dbt/remove", {}),
+        (f"/v1/identities/{IDENTITY['subject_sha256']}/unlink", {}),
+        (f"/v1/groups/grp-crew/members/{EVE.actor}/remove", {}),
+        ("/v1/grants/g-1/revoke", {}),
+        ("/v1/projects/churn/detach", {"stream": "dataset:people"}),
+    ],
+)
+"""Who is trusted with what, in the same steps: each a path of a command, and what is sent there."""
 
 
 def of(told: dict[str, Any], name: str) -> str:
@@ -319,7 +387,7 @@ def test_every_read_takes_as_of_or_says_why_it_has_no_past() -> None:
 
 
 async def what_has_no_past_refuses_as_of(aureus: Aureus) -> None:
-    for path in NO_PAST:
+    for path in NO_PAST.keys() - SCIM:
         concrete = path.replace("{place:path}", "000").replace("{size}", "1").replace("{level}", "0")
         answer = await aureus.get(concrete, EVE, as_of=1, **{"from": 1, "position": 1, "size": 1})
         details = refused(answer, 422, "invalid_parameter", field="as_of")

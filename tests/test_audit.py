@@ -20,6 +20,7 @@ def aureus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aureus]:
     started.stop()
 
 
+@pytest.mark.slow
 def test_one_command_stops_an_agent_and_another_proves_it(aureus: Aureus) -> None:
     agent, ana = (aureus.json("--as", login, "whoami")["actor"] for login in ("agent", "analyst"))
     for agent_id in (agent, "agt-helper"):

@@ -386,19 +386,22 @@ def test_freshness_is_judged_at_the_moment_asked_about() -> None:
 
 
 class FoldedReads:
-    """Reads over rows folded in memory, one row a page, as the lineage walk needs them."""
+    """Reads over rows folded in memory, one row a page and nothing masked, as the lineage walk needs them."""
 
     def __init__(self, *events: Event) -> None:
         self.rows = rows(*events)
 
-    async def many(self, table: ReadTable[Any], _tenant: str, ids: Sequence[str], _as_of: int | None) -> dict[str, dict[str, Any]]:
+    async def many(self, table: ReadTable[Any], _tenant: str, ids: Sequence[str], *_: object) -> dict[str, dict[str, Any]]:
         return {row_id: asdict(self.rows[table.name, row_id]) for row_id in ids if (table.name, row_id) in self.rows}
 
-    async def page(self, table: ReadTable[Any], _tenant: str, asked: ListQuery, _as_of: int | None) -> Page:
+    async def page(self, table: ReadTable[Any], _tenant: str, asked: ListQuery, *_: object) -> Page:
         found = [asdict(row) for (name, _), row in sorted(self.rows.items()) if name == table.name]
         found = [row for row in found if all(row[name] in values for name, values in asked.where.items())]
         start = int(asked.cursor or 0)
         return Page([orjson.dumps(row).decode() for row in found[start : start + 1]], str(start + 1) if start + 1 < len(found) else None, 0)
+
+    async def masked(self, *_: object) -> frozenset[str]:
+        return frozenset()
 
 
 @pytest.mark.anyio
@@ -409,8 +412,9 @@ async def test_lineage_is_walked_both_ways_and_a_circle_ends() -> None:
         return [registered, *edges]
 
     events = [*made_from("mart", "staged", "seed"), *made_from("staged", "raw", "mart"), *made_from("report", "mart")]
-    reads: Any = SimpleNamespace(reads=FoldedReads(*events))
-    reader = Reader(reads, ANALYST, None)
+    folded = FoldedReads(*events)
+    services: Any = SimpleNamespace(reads=folded, fields=folded)
+    reader = Reader(services, ANALYST, None)
     up = await dataset_lineage("mart", reader, direction="upstream", depth=5, columns=False)
     assert [(node["dataset_id"], node["distance"], node["registered"]) for node in up.nodes] == [
         ("mart", 0, True),

@@ -185,12 +185,12 @@ async def nobody_is_told_what_no_list_shows_them(aureus: Aureus) -> None:
     await sent(aureus, "/v1/api-keys", {"actor_id": ANA.actor, "label": "Laptop"}, ANA)
     kinds = {by: {one["kind"] for one in (await compared(aureus, start, by=by))["items"]} for by in (ANA, BEN, AUD)}
     assert [("notifications" in kinds[by], "api_keys" in kinds[by]) for by in (ANA, BEN, AUD)] == [
-        (True, False),
+        (True, True),
         (False, False),
         (True, True),
     ]
     assert {one["kind"] for one in (await compared(aureus, start, by=BEN))["summary"]} == kinds[BEN]
-    refused(await aureus.get(PATH, ANA, **{"from": start, "kind": "api_keys"}), 403, "role_missing")
+    refused(await aureus.get(PATH, ANA, **{"from": start, "kind": "memberships"}), 403, "role_missing")
     refused(await aureus.get(PATH, BOT, **{"from": start}), 403, "role_missing")
 
 

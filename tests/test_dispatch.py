@@ -69,8 +69,9 @@ def require_same_choice(door: FrontDoor, hall: Hall, method: str, path: str) -> 
 def paths() -> Iterator[str]:
     for path in sorted({route.path for route in APP.routes if isinstance(route, Route)}):
         for value in VALUES:
-            filled = value.join(re.split(r"{[^}]+}", path))
-            yield from (filled, f"{filled}/", f"/{filled}", filled.upper(), f"{filled}\n")
+            yield value.join(re.split(r"{[^}]+}", path))
+        filled = VALUES[0].join(re.split(r"{[^}]+}", path))
+        yield from (f"{filled}/", f"/{filled}", filled.upper(), f"{filled}\n")
 
 
 def test_every_route_is_chosen_as_the_router_chooses_it() -> None:

@@ -283,7 +283,7 @@ async def test_commands_race_with_the_erasure_and_none_leaves_anything_readable(
     await asyncio.sleep(0.05)
     certificate = await erased(aureus)
     written = await asyncio.gather(*racing)
-    assert sum(written) >= 50
+    assert min(written) >= 1
     assert certificate["fields"] == 5 + sum(written)
     assert (await aureus.get(f"/v1/subjects/{EVA}", ADM)).json()["fields"] == 0
     assert found_in_database(database_url, [NAME.encode()]) == set()

@@ -63,6 +63,7 @@ def trust(aureus: Aureus, dsn: str) -> Trust:
 
 
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_one_command_survives_the_servers_death_and_a_broken_download(aureus: Aureus, database_url: str, tmp_path: Path) -> None:
     await fill(database_url, aureus.home)
     pack = tmp_path / "pack.zip"

@@ -301,21 +301,26 @@ async def test_everybody_hears_of_their_own_notifications_and_overseers_of_those
 
 
 async def test_a_table_is_told_to_those_who_may_list_it(aureus: Served) -> None:
-    assert (await refused(aureus, "changes?table=api_keys", ANA))[1]["code"] == "role_missing"
+    assert (await refused(aureus, "changes?table=memberships", ANA))[1]["code"] == "role_missing"
     assert (await refused(aureus, "events", AGENT))[1]["code"] == "role_missing"
     key = {"label": "CI", "actor_id": "usr-ana"}
-    async with aureus.sse("changes", ANA) as of_ana, aureus.sse("changes?table=api_keys", AUDITOR) as of_auditor:
+    async with (
+        aureus.sse("changes?table=api_keys", ANA) as of_ana,
+        aureus.sse("changes?table=api_keys", AUDITOR) as of_auditor,
+        aureus.sse("changes", BEN) as of_ben,
+    ):
         answer = await aureus.aureus.post("/v1/api-keys", key, ANA)
         assert answer.status_code == 201, answer.text
-        assert [one["id"] for one in (await of_auditor.told("changes"))["changes"]] == [answer.json()["key_id"]]
-        assert {one["table"] for one in (await of_ana.told("changes"))["changes"]}.isdisjoint({"api_keys"})
+        for listener in (of_ana, of_auditor):
+            assert [one["id"] for one in (await listener.told("changes"))["changes"]] == [answer.json()["key_id"]]
+        assert {one["table"] for one in (await of_ben.told("changes"))["changes"]}.isdisjoint({"api_keys"})
 
 
 def test_every_table_with_a_list_can_be_followed_and_no_other(running: Served) -> None:
     followed = readable(server_of(running.aureus.services).config.app)  # type: ignore[arg-type]
     every = {read.name for projection in running.aureus.services.projections for read in projection.tables}
     told_otherwise = {"archives", "audit_queries", "personal_events"}
-    unlisted = {"dataset_schemas", "dataset_usage", "export_profiles", "lineage", "term_links", *told_otherwise}
+    unlisted = {"dataset_schemas", "dataset_usage", "export_profiles", "lineage", "redeliveries", "term_links", *told_otherwise}
     assert every - set(followed) == unlisted
     assert {name for view in followed.values() for name in view.read.filters} & {"table", "id", "after"} == set()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,11 +22,21 @@ from infra.bundle_verifier import FILE, PACKAGE, bundled
 from tests.test_house import api_routes, commands
 
 
+@cache
+def rendered(name: str) -> str:
+    return GENERATED[name]()
+
+
+@cache
+def openapi() -> Any:
+    return yaml.load(rendered("../api/openapi.yaml"), yaml.CSafeLoader)
+
+
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_files_are_what_the_code_says(name: str) -> None:
     path = DOCS / name
     written = path.read_text(encoding="utf-8") if path.exists() else ""
-    wanted = GENERATED[name]()
+    wanted = rendered(name)
     difference = list(difflib.unified_diff(written.splitlines(), wanted.splitlines(), f"docs/{name}", "the code", lineterm="", n=1))
     assert not difference, f"run: {COMMAND}\n" + "\n".join(difference[:60])
 
@@ -36,11 +48,11 @@ def test_the_verifier_in_one_file_is_made_of_the_modules_as_they_are() -> None:
 
 
 def test_they_come_out_the_same_every_time() -> None:
-    assert all(render() == render() for render in GENERATED.values())
+    assert all(render() == rendered(name) for name, render in GENERATED.items())
 
 
 def test_every_operation_is_described_and_has_its_own_id() -> None:
-    document = yaml.load(GENERATED["../api/openapi.yaml"](), yaml.CSafeLoader)
+    document = openapi()
     operations = [
         (f"{method.upper()} {path}", operation) for path, methods in document["paths"].items() for method, operation in methods.items()
     ]
@@ -58,7 +70,7 @@ def test_every_command_with_a_route_has_a_valid_example_and_no_other() -> None:
 
 
 def test_the_openapi_document_shows_the_examples() -> None:
-    document = yaml.load(GENERATED["../api/openapi.yaml"](), yaml.CSafeLoader)
+    document = openapi()
     operation = document["paths"]["/v1/budgets/{budget_id}/reserve"]["post"]
     assert operation["requestBody"]["content"]["application/json"]["schema"]["examples"] == [{"amount_minor": 60_000}]
     budget_id = document["components"]["parameters"][operation["parameters"][0]["$ref"].rpartition("/")[2]]
@@ -67,7 +79,7 @@ def test_the_openapi_document_shows_the_examples() -> None:
 
 
 def test_what_many_operations_share_stands_once() -> None:
-    document = yaml.load(GENERATED["../api/openapi.yaml"](), yaml.CSafeLoader)
+    document = openapi()
     operations = [operation for methods in document["paths"].values() for operation in methods.values()]
     parts = [
         *(said for each in operations for said in each["responses"].values()),

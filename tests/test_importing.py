@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from api.imports import _lines
+from commands.access import DECIDER as ACTORS
 from commands.approvals import APPROVALS
 from commands.catalog import DATASETS, DECIDERS, RecordOwnerContact, SyncDataset
 from commands.importing import DocumentRefused, dbt, ext_id, identifier, odcs, portable, seconds_as_duration
@@ -262,7 +263,7 @@ class PiiNeedsApproval:
 @pytest.mark.anyio
 async def test_an_import_tells_a_line_for_each_command_and_a_sum_at_the_end(tmp_path: Path) -> None:
     ledger = await open_memory_ledger(FileKeystore.open(tmp_path / "keys"))
-    services: Any = SimpleNamespace(path=CommandPath(ledger, PiiNeedsApproval(), (*DECIDERS, APPROVALS)))
+    services: Any = SimpleNamespace(path=CommandPath(ledger, PiiNeedsApproval(), (*DECIDERS, ACTORS, APPROVALS)))
     document = contract("full-example")
     document["schema"][1]["properties"][2]["tags"] = ["PII"]
 

@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"
 FORMATS: Final = ROOT / "docs" / "formats.md"
 WIRE: Final = ROOT / "tests" / "golden" / "wire"
-TOURS: Final = [README, ROOT / "docs" / "tour.md"]
+TOURS: Final = [README, pytest.param(ROOT / "docs" / "tour.md", marks=pytest.mark.slow)]
 DOCUMENTS: Final = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 

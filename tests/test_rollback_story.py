@@ -22,6 +22,7 @@ def aureus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aureus]:
     started.stop()
 
 
+@pytest.mark.slow
 def test_a_deployment_that_goes_wrong_is_undone(aureus: Aureus, tmp_path: Path) -> None:
     model, checks = tmp_path / "customers.sql", tmp_path / "checks.json"
     checks.write_text(json.dumps([{"not_null": "id"}, {"unique": "id"}]))

@@ -17,9 +17,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from pydantic import ValidationError
 from schemathesis import GenerationMode
+from scim2_models import Error
 
 from api.cli.profile import demo_login
 from api.errors import ErrorBody
+from api.scim import PREFIX as SCIM
+from tests.test_house import PUBLIC_PATHS
 from tests.test_story import Aureus
 
 DESCRIPTION: Final = Path(__file__).parent.parent / "api" / "openapi.yaml"
@@ -58,6 +61,7 @@ class Caller:
     def __init__(self, aureus: Aureus) -> None:
         self.where, self.home = f"http://127.0.0.1:{aureus.port}", aureus.home
         self.http, self.statuses, self.wrong = requests.Session(), Counter[int](), list[str]()
+        self.not_known_at: set[str] = set()
         self.log_in()
 
     def log_in(self) -> None:
@@ -72,12 +76,16 @@ class Caller:
         sent["headers"] = {name: value for name, value in sent["headers"].items() if name.lower() not in CREDENTIALS}
         answer: requests.Response = self.http.request(**sent, timeout=60)
         self.statuses[answer.status_code] += 1
+        if answer.status_code == 401:
+            self.not_known_at.add(case.operation.label)
         if answer.status_code >= 400:
+            # RFC 7644 has an error body of its own, which identity providers read.
+            body = Error if case.operation.path.startswith(SCIM) else ErrorBody
             try:
-                ErrorBody.model_validate_json(answer.content)
+                body.model_validate_json(answer.content)
             except ValidationError:
                 self.wrong.append(f"{case.operation.label}: {answer.status_code} is told as {answer.content[:200]!r}")
-        if answer.status_code >= 500 and answer.json()["error"]["code"] == "internal_error":
+        if answer.status_code == 500:
             self.wrong.append(f"{answer.status_code} {case.as_curl_command()}")
         return answer
 
@@ -111,16 +119,12 @@ def called(caller: Caller, times: int, labels: Sequence[str]) -> None:
                 assert mode is GenerationMode.NEGATIVE, f"nothing that {label} allows could be thought of"
     assert caller.wrong == []
     statuses = caller.statuses - before
-    assert statuses[401] == 0, "whoever is not let in calls nothing"
+    assert caller.not_known_at <= PUBLIC_PATHS.keys(), "whoever is not let in calls nothing, but where another proof is wanted"
     assert statuses[422] > times * len(labels) / 5, statuses
     assert statuses.total() - statuses[422] > times * len(labels) / 5, statuses
-
-
-def test_nothing_that_is_called_fails_inside(caller: Caller) -> None:
-    called(caller, 1, list(operations()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_fails_inside_however_often_it_is_called(caller: Caller, part: int) -> None:
-    called(caller, 5, list(operations())[part::PARTS])
+    called(caller, 2, list(operations())[part::PARTS])

@@ -229,6 +229,7 @@ async def test_a_ring_of_groups_is_refused_and_nothing_is_changed(provider: Prov
 REFUSED: list[tuple[str, str, Any, int, str | None]] = [
     ("POST", "/Users", {"schemas": [USER]}, 400, "invalidValue"),
     ("POST", "/Users", {"schemas": [USER], "userName": "BEN@refused.example"}, 409, "uniqueness"),
+    ("POST", "/Users", None, 400, "invalidSyntax"),
     ("POST", "/Users", ["no object"], 400, "invalidSyntax"),
     ("PUT", "/Users/{ana}", {"schemas": [USER], "userName": "ben@refused.example"}, 409, "uniqueness"),
     ("PATCH", "/Users/{ana}", {"schemas": [PATCH], "Operations": [{"op": "shift", "path": "active"}]}, 400, "invalidValue"),

@@ -27,7 +27,7 @@ from infra.adoption import ensure_policies
 from infra.policy import DEFAULT_BUNDLE
 from infra.settings import Settings
 from tests.support.kernel import ADM, ANA, APP, BEN, everything, written
-from tests.support.running import Aureus, running
+from tests.support.running import CALM, Aureus, running
 from tests.test_house import api_routes
 
 pytestmark = pytest.mark.anyio
@@ -144,7 +144,7 @@ async def test_headers_say_nothing_beyond_what_they_are_for(alp: Aureus) -> None
 async def governed(dsn: str | None, home: Path, **environment: str) -> AsyncIterator[Aureus]:
     """An Aureus started in an environment, with the policies adopted as a start does it."""
     named = Settings.from_environment({"AUREUS_HOME": str(home), "AUREUS_TENANT": "acme", "AUREUS_DEMO": "off", **environment})
-    async with open_services(replace(named, database_url=dsn)) as services:
+    async with open_services(replace(named, database_url=dsn, **CALM)) as services:
         await ensure_policies(services)
         app = create_app(services=services)
         app.state.services = services

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
@@ -18,6 +18,12 @@ from infra.limit_settings import Front
 from infra.operations_settings import RESOURCES, Operations
 from infra.settings import S3Place, Settings, TokenPlace
 from tests.support.kernel import ADM, STAND_IN, ask, written
+
+CALM: Final[dict[str, Any]] = {
+    "front": Front.open(),
+    "operations": Operations(alert_percent=tuple(dict.fromkeys(RESOURCES, 100).items())),
+}
+"""Settings by which nobody is refused for asking much, nor told that they do or that this machine is busy."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,11 @@ async def running(
 ) -> AsyncIterator[Aureus]:
     """An Aureus on this database; without `reacting` it neither moves the read models nor reacts to anything.
 
-    `more` are other settings by name. Nobody is refused for asking much, unless a test sets limits of its own as `front`, and nobody
-    is told that this machine is busy, unless it sets `operations`.
+    `more` are other settings by name, and stand in place of those of CALM.
     """
     policies = written(home / "policies", rego)
-    more.setdefault("front", Front.open())
-    more.setdefault("operations", Operations(alert_percent=tuple(dict.fromkeys(RESOURCES, 100).items())))
-    settings = Settings(home=home, database_url=dsn, tenant="acme", policies=policies, demo=False, s3=s3, token_place=token, **more)
+    chosen = CALM | more
+    settings = Settings(home=home, database_url=dsn, tenant="acme", policies=policies, demo=False, s3=s3, token_place=token, **chosen)
     async with open_services(settings, run_projections=reacting) as services:
         app = create_app(services=services)
         app.state.services = services
