@@ -41,7 +41,7 @@ NAMES_NOBODY: Final = frozenset(
     external_name issuer old_ends_at revoked_keys subject_sha256 tier schema_prefix sql_sha256 sqlstate table tables tiles_sha256 differing
     fields method
     refresh_sha256 refresh_until reused_sha256 shown_sha256 scopes must_change second_factor
-    constants only scheme
+    constants only_when scheme
     commands_apart ending input_sha256 on_failure results_sha256 roles_apart
     """.split()
 )
