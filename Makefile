@@ -40,7 +40,7 @@ test: install servers ## Run every test but the slow ones
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: install servers ## Run the slow tests: what Kafka, the workers and PostgreSQL survive
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(ARGS)
 
 test-postgres: install ## Run the tests that need a database on Debian's PostgreSQL, over TLS and with a password
 	@scripts/with-postgres.sh $(BIN)/python -m pytest -n 2 --dist loadfile -m "postgres15 and not slow" $(ARGS)

@@ -42,11 +42,18 @@ ONE_POSTGRES = frozenset(
 """Modules that ask the database for nothing which other modules do not ask of PostgreSQL 15 too: one server will do for them."""
 
 
+BROKERS = frozenset({"kafka", "kafka_of_its_own"})
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that asks for a database, so that CI can run those on PostgreSQL 15 as well, an S3 server or a PKCS#11 token."""
     for item in items:
         if "postgres_url" in getattr(item, "fixturenames", ()) and Path(item.path).stem not in ONE_POSTGRES:
             item.add_marker(pytest.mark.postgres15)
+        if item.get_closest_marker("slow"):
+            # Of two workers one has all that needs a broker, one after another: two brokers at once would only slow each other down.
+            brokered = not BROKERS.isdisjoint(getattr(item, "fixturenames", ()))
+            item.add_marker(pytest.mark.xdist_group("kafka" if brokered else Path(item.path).stem))
         if "minio" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.s3)
         if "softhsm" in getattr(item, "fixturenames", ()):
