@@ -77,11 +77,12 @@ export async function comeBack() {
   store(PROVIDED, true);
 }
 
-/** Ends the session there too, if it is that which this one came from: else the next click would log in again. */
+/** Ends the session there too, if it is that which this one came from: else the next click would log in again. Says whether it goes there. */
 export async function leaveProvider() {
   const provided = stored(PROVIDED);
   store(PROVIDED, null);
   if (provided) location.assign((await send("GET", "/v1/auth/oidc/logout", {})).url);
+  return Boolean(provided);
 }
 
 /** Looks at the past from now on; answers only when the API knows that moment. */

@@ -82,8 +82,8 @@ function showFrame(page) {
   const { actor, roles } = session();
   const leave = async () => {
     await logOut();
-    show();
-    leaveProvider();
+    // Nobody logs in again before the session there has ended as well.
+    if (!(await leaveProvider().catch(() => false))) show();
   };
   header.replaceChildren(
     el("a", { class: "brand", href: "#/overview" }, el("img", { src: "/console/icon.svg", alt: "", width: 24, height: 24 }), "Aureus"),
