@@ -23,7 +23,7 @@ from api.services import Services, open_services
 from commands.groups import CreateGroup, MapRoles
 from domain.kernel import Command
 from domain.values import Role
-from infra.oidc_fetching import ANSWER_SECONDS_MAX
+from infra.oidc_fetching import ANSWER_SECONDS_MAX, RETRY_SECONDS
 from infra.settings import Settings
 from tests.browser import Page, chromium
 from tests.support.kernel import ADM, ask
@@ -121,6 +121,7 @@ async def test_a_joiner_moves_to_another_group_and_logs_out(bank: Keycloak, aure
         await ada.press("Log in with the bank")
         await page.until("document.querySelector('#kc-login')")  # the session there has ended as well
         bank.rotate_keys()  # while she looks for her password
+        await asyncio.sleep(RETRY_SECONDS)  # for unknown keys we look that often and no oftener
         await ada.fill_in()
         second = await ada.is_in("auditor")
         assert (await aureus.me(second)).json()["roles"] == ["auditor"]
