@@ -112,6 +112,7 @@ def week(bank: Bank) -> Report:
     return examine(bank.trail(), MONDAY, SUNDAY)
 
 
+@pytest.mark.slow
 def test_quiet_weeks_give_no_findings() -> None:
     """Of a thousand actors' weeks, heavy tails included, at most one looks unusual."""
     reports = [week(quiet(seed)) for seed in range(60)]

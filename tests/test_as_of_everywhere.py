@@ -356,6 +356,7 @@ NOT_IN_THIS_HISTORY: Final = (
 """What is empty in it: asked all the same; each row of every list has its history in the same way (tests/test_projections.py)."""
 
 
+@pytest.mark.slow
 async def test_every_read_answers_for_the_past_what_it_answered_then(database_url: str, tmp_path: Path) -> None:
     async with running(database_url, tmp_path / "home") as aureus:
         await aureus.know(ADM, ANA, APP, EVE, BOT)

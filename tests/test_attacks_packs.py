@@ -37,6 +37,7 @@ def packs(shared_database_url: str, tmp_path_factory: pytest.TempPathFactory) ->
     return made
 
 
+@pytest.mark.slow
 def test_no_byte_of_a_pack_changes_unnoticed(packs: Packs, tmp_path: Path) -> None:
     size = packs.small.stat().st_size
     share = -(-size // PROCESSES)

@@ -225,6 +225,7 @@ async def hold_the_law(dsn: str, home: Path, seed: int, steps: int) -> None:
             require_same(asked, told)
 
 
+@pytest.mark.slow
 async def test_what_could_be_done_is_what_became_of_it(database_url: str, tmp_path: Path) -> None:
     await hold_the_law(database_url, tmp_path, 6, 30)
 

@@ -41,6 +41,7 @@ async def lines(process: Process, count: int) -> list[Any]:
     return [json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_SECONDS)) for _ in range(count)]
 
 
+@pytest.mark.slow
 async def test_following_goes_on_where_it_was_when_the_server_is_back(database_url: str, tmp_path: Path) -> None:
     events = "--json", "events", "follow", "--type", "budgets.*", "--after", "0"
     changes = "--json", "changes", "follow", "--table", "budgets", "--where", "status=open", "--after", "0"

@@ -90,6 +90,7 @@ def code_of(answer: httpx.Response) -> str:
     return "role_missing" if told["status"] == "403" else ""
 
 
+@pytest.mark.slow
 async def test_every_route_lets_in_whom_its_rule_names_and_nobody_else(aureus: Aureus) -> None:
     wrong = []
     for route in api_routes():

@@ -133,6 +133,7 @@ def test_two_modules_with_one_name_do_not_fit_into_one_file(monkeypatch: pytest.
 
 
 @pytest.mark.anyio
+@pytest.mark.slow
 async def test_the_whole_ledger_a_pack_and_the_program_come_from_a_running_aureus(database_url: str, machine: Path, tmp_path: Path) -> None:
     async with running(database_url, tmp_path / "home") as aureus:
         await aureus.know(ADM, AUD)
